@@ -1,0 +1,47 @@
+# make demo | test | check | bench: each sets up what it needs in .venv from nothing but Python 3.11 and make.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+RUN_STAMP := $(VENV)/.run-installed
+DEV_STAMP := $(VENV)/.dev-installed
+DEMO := demo
+TEST_JOBS ?= 2
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: demo test check bench clean schemas
+
+$(RUN_STAMP): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Slideloom needs Python 3.11 or newer; set PYTHON=/path/to/python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --requirement requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps --editable .
+	@touch $@
+
+$(DEV_STAMP): $(RUN_STAMP) requirements-dev.lock
+	$(BIN)/python -m pip install --quiet --requirement requirements-dev.lock --constraint requirements.lock
+	@touch $@
+
+demo: $(RUN_STAMP)
+	$(BIN)/slideloom demo $(DEMO)/cohort
+	$(BIN)/snakemake --profile profiles/local --configfile config/studies/demo.yaml
+	$(BIN)/slideloom show $(DEMO)/results
+
+test: $(DEV_STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadscope
+
+check: $(DEV_STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/snakefmt --check Snakefile workflow
+	$(BIN)/snakemake --lint --configfile config/studies/demo.yaml
+
+bench: $(DEV_STAMP)
+	@for program in benchmarks/bench_*.py; do echo "== $$program"; OMP_NUM_THREADS=1 $(BIN)/python $$program || exit 1; done
+
+schemas: $(RUN_STAMP)
+	$(BIN)/slideloom schema > config/schema/config.schema.json
+
+clean:
+	rm -rf $(VENV) $(DEMO) .snakemake .pytest_cache .mypy_cache .ruff_cache

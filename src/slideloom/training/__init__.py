@@ -1,0 +1,1 @@
+"""Splits, losses, stored data, the loop and checkpoints."""

@@ -1,0 +1,179 @@
+"""What a rule's script needs: the job's spec read back, its log set up, its items run.
+
+A script builds on nothing but the params and the inputs that its rule declares, so whatever it depends on is what
+Snakemake compares.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from slideloom.artefacts.keys import canonical, digest_text, digest_tree
+from slideloom.artefacts.paths import Paths
+from slideloom.artefacts.stage import ItemState, Stage, load_job_states
+from slideloom.slides.sheet import SlideRow
+from slideloom.slides.source import parse_source
+
+__all__ = ["Job"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One job of the workflow, as its script sees it.
+
+    Attributes
+    ----------
+    stage, context : str
+        As in :class:`~slideloom.artefacts.stage.Stage`.
+    config : dict
+        The slice of the config that the stage depends on, as JSON values.
+    code : str
+        Fingerprint of the script and the modules it imports.
+    rows : dict of str to SlideRow
+        The sheet's rows of the job's slides, with the columns that the stage reads.
+    edited : dict of str to str
+        Digests of tissue outlines that a person edited.
+    paths : Paths
+        Of the study.
+    root : Path
+        Folder that the sheet's paths start from.
+    wildcards : mapping
+        Of the rule.
+    inputs : mapping of str to tuple of Path
+        Named inputs of the rule.
+    record : Path
+        Where the job's states are written.
+    threads : int
+        Cores the job may use.
+    """
+
+    stage: str
+    context: str
+    config: dict[str, Any]
+    code: str
+    rows: dict[str, SlideRow]
+    edited: dict[str, str]
+    paths: Paths
+    root: Path
+    wildcards: Mapping[str, str]
+    inputs: Mapping[str, tuple[Path, ...]]
+    record: Path
+    threads: int
+
+    @classmethod
+    def start(cls, snakemake: Any) -> Job:
+        """Read the ``snakemake`` object of a script and send the log where the rule says."""
+        threads = int(snakemake.threads)
+        os.environ["OMP_NUM_THREADS"] = str(threads)
+        _log_to(Path(snakemake.log[0]))
+        spec = json.loads(snakemake.params.spec)
+        return cls(
+            stage=spec["stage"],
+            context=spec["context"],
+            config=spec["config"],
+            code=spec["code"],
+            rows={
+                slide: SlideRow.from_dict({"slide_id": slide, **columns})
+                for slide, columns in spec.get("items", {}).items()
+            },
+            edited=spec.get("edited", {}),
+            paths=Paths(Path(snakemake.config["results"])),
+            root=Path(snakemake.config["data_root"]),
+            wildcards=dict(snakemake.wildcards.items()),
+            inputs={name: _as_paths(value) for name, value in snakemake.input.items()},
+            record=Path(snakemake.output[0]),
+            threads=threads,
+        )
+
+    def states(self, name: str) -> dict[str, ItemState]:
+        """States of the items of an upstream stage, from the job records among the rule's inputs."""
+        return load_job_states(self.inputs[name])
+
+    def source_digests(self) -> dict[str, str]:
+        """Digest of the files that the sheet names for each of the job's slides.
+
+        A file that cannot be read digests as its reason: reading it again when that changes is right, and the error is
+        told where the slide is opened.
+        """
+        found: dict[Path, str] = {}
+        digests: dict[str, str] = {}
+        for slide, row in self.rows.items():
+            texts = sorted({text for text in (row.he, row.sp, row.instances, row.classes) if text})
+            paths = [parse_source(text, self.root).path for text in texts]
+            for path in paths:
+                if path not in found:
+                    found[path] = _digest_or_reason(path)
+            digests[slide] = digest_text(*(found[path] for path in paths))
+        return digests
+
+    def run(
+        self,
+        work: Callable[[str], Iterable[Path] | str],
+        *,
+        requires: Iterable[str] = (),
+        reads: Iterable[str] = (),
+        shared: str = "",
+        items: Iterable[str] | None = None,
+        per_item: Mapping[str, str] | None = None,
+    ) -> None:
+        """Run the items through :meth:`slideloom.artefacts.stage.Stage.run`.
+
+        Parameters
+        ----------
+        work : callable
+            Makes one item.
+        requires, reads : iterable of str
+            Upstream stages, by the names of the rule's inputs: those without which an item cannot be done, and those
+            that it reads where they exist.
+        shared : str
+            Digest of what all items read.
+        items : iterable of str, optional
+            The job's slides when left out.
+        per_item : mapping of str to str, optional
+            What else an item depends on.
+        """
+        requires = tuple(requires)
+        rows = {slide: canonical(row.as_dict()) for slide, row in self.rows.items()}
+        extra = dict(per_item or {})
+        stage = Stage(
+            name=self.stage,
+            context=self.context,
+            paths=self.paths,
+            params=canonical({"config": self.config, "code": self.code}),
+            upstream={name: self.states(name) for name in (*requires, *reads)},
+            requires=requires,
+            shared=shared,
+            per_item={item: rows.get(item, "") + extra.get(item, "") for item in rows.keys() | extra.keys()},
+        )
+        stage.run(self.rows if items is None else items, work, self.record)
+
+
+def _digest_or_reason(path: Path) -> str:
+    try:
+        return digest_tree(path)
+    except OSError as error:
+        return f"unreadable: {error.strerror}"
+
+
+def _as_paths(value: Any) -> tuple[Path, ...]:
+    return (Path(value),) if isinstance(value, str) else tuple(Path(path) for path in value)
+
+
+def _log_to(place: Path) -> None:
+    place.parent.mkdir(parents=True, exist_ok=True)
+    screen = logging.StreamHandler(sys.stderr)
+    screen.setLevel(logging.WARNING)  # the log holds the rest; the screen is Snakemake's
+    logging.basicConfig(
+        level=logging.INFO,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        handlers=[logging.FileHandler(place, mode="w", encoding="utf-8"), screen],
+        force=True,
+    )
+    logging.captureWarnings(True)

@@ -1,0 +1,19 @@
+"""Fixtures that every room's tests share."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of fixtures and real data; tests that need it skip, saying so, where it is absent."""
+    place = Path(os.environ.get("SLIDELOOM_SHARED", REPOSITORY.parent / "shared"))
+    if not place.is_dir():
+        pytest.skip(f"no shared fixtures at {place}; set SLIDELOOM_SHARED")
+    return place

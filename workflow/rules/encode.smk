@@ -1,0 +1,53 @@
+"""Splits, channel statistics, embeddings."""
+
+
+rule splits:
+    output:
+        record("splits", unit="{split}"),
+    params:
+        spec=spec_of("splits", "split"),
+    log:
+        log_of("splits", unit="{split}"),
+    benchmark:
+        benchmark_of("splits", unit="{split}")
+    conda:
+        ENV
+    script:
+        "../scripts/splits.py"
+
+
+rule statistics:
+    input:
+        split=statistics_split,
+        patches=all_patches,
+    output:
+        record("statistics", unit="{encoder}"),
+    params:
+        spec=spec_of("statistics", "encoder"),
+    log:
+        log_of("statistics", unit="{encoder}"),
+    benchmark:
+        benchmark_of("statistics", unit="{encoder}")
+    conda:
+        ENV
+    script:
+        "../scripts/statistics.py"
+
+
+rule embeddings:
+    input:
+        patches=patches_job,
+        statistics=statistics_record,
+        checkpoint=checkpoint_file,
+    output:
+        record("embeddings", "{encoder}"),
+    params:
+        spec=spec_of("embeddings", "encoder"),
+    log:
+        log_of("embeddings", "{encoder}"),
+    benchmark:
+        benchmark_of("embeddings", "{encoder}")
+    conda:
+        ENV
+    script:
+        "../scripts/embeddings.py"

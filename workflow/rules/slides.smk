@@ -1,0 +1,71 @@
+"""Slides to patches and targets."""
+
+
+rule facts:
+    input:
+        sources=slide_sources,
+    output:
+        record("facts"),
+    params:
+        spec=spec_of("facts"),
+    log:
+        log_of("facts"),
+    benchmark:
+        benchmark_of("facts")
+    conda:
+        ENV
+    script:
+        "../scripts/facts.py"
+
+
+rule tissue:
+    input:
+        facts=record("facts"),
+    output:
+        record("tissue"),
+    params:
+        spec=spec_of("tissue"),
+    log:
+        log_of("tissue"),
+    benchmark:
+        benchmark_of("tissue")
+    conda:
+        ENV
+    script:
+        "../scripts/tissue.py"
+
+
+rule patches:
+    input:
+        facts=record("facts"),
+        tissue=record("tissue"),
+    output:
+        record("patches", "{grid}"),
+    params:
+        spec=spec_of("patches", "grid"),
+    log:
+        log_of("patches", "{grid}"),
+    benchmark:
+        benchmark_of("patches", "{grid}")
+    conda:
+        ENV
+    script:
+        "../scripts/patches.py"
+
+
+rule targets:
+    input:
+        facts=record("facts"),
+        patches=record("patches", "{grid}"),
+    output:
+        record("targets", "{grid}"),
+    params:
+        spec=spec_of("targets", "grid"),
+    log:
+        log_of("targets", "{grid}"),
+    benchmark:
+        benchmark_of("targets", "{grid}")
+    conda:
+        ENV
+    script:
+        "../scripts/targets.py"
