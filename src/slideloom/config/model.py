@@ -125,7 +125,7 @@ class SplitConfig(_Strict):
 
     scheme: Literal["column", "sequential", "kfold"] = Field(
         "column",
-        description="column: the sheet's own; sequential: the first share, sorted by id; kfold: every group tested once.",
+        description="column: the sheet's own; sequential: the first share, sorted by id; kfold: each group tests once.",
     )
     column: str = Field("split", description="Sheet column with train, val, test or infer (scheme: column).")
     train: Annotated[float, Field(gt=0, lt=1)] = Field(0.8, description="Share that trains (scheme: sequential).")
@@ -241,7 +241,7 @@ class InstancesConfig(_Strict):
     min_marker_um2: Weight = Field(1.0, description="Smaller watershed markers are dropped, µm².")
     gradient_um: Positive = Field(5.0, description="Width of the HV gradient filter, µm.")
     window_px: Annotated[int, Field(ge=64)] = Field(
-        2048, description="Side of the windows a slide is worked through in."
+        2048, description="Side of the windows a slide is worked in."
     )
     halo_px: Annotated[int, Field(ge=0)] = Field(128, description="Context round a window, pixels.")
 

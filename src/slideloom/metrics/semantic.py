@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -126,18 +128,27 @@ class ClassConfusion:
 
 
 class MeanSquare:
-    """Running mean of squared differences."""
+    """Mean of squared differences over chosen pixels, the same to the last bit however the rows are banded."""
 
     def __init__(self) -> None:
-        self.total = 0.0
-        self.count = 0
+        self._row_sums: list[float] = []
+        self._count = 0
 
-    def add(self, difference: NDArray[np.float32]) -> None:
-        """Take in differences of any shape."""
-        self.total += float(np.square(difference, dtype=np.float64).sum())
-        self.count += int(difference.size)
+    def add(self, difference: NDArray[np.floating[Any]], inside: NDArray[np.bool_]) -> None:
+        """Take in a band of rows.
+
+        Parameters
+        ----------
+        difference : ndarray of float, (channels, height, width)
+            Prediction less truth.
+        inside : ndarray of bool, (height, width)
+            Pixels that count.
+        """
+        square = np.where(inside, np.square(difference, dtype=np.float64), 0.0)
+        self._row_sums += [float(value) for value in square.sum(axis=2).sum(axis=0)]
+        self._count += int(inside.sum()) * difference.shape[0]
 
     @property
     def value(self) -> float | None:
-        """The mean; ``None`` when nothing was taken in."""
-        return ratio(self.total, self.count)
+        """The mean over pixels and channels; ``None`` when no pixel counted."""
+        return ratio(math.fsum(self._row_sums), self._count)

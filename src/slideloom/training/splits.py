@@ -15,18 +15,28 @@ from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from slideloom.artefacts.files import publish
+from slideloom.artefacts.tables import Column, TableSchema, read_table, write_table
 from slideloom.config.model import SplitConfig
 from slideloom.errors import SlideloomError
 from slideloom.slides.sheet import SlideRow
 
-__all__ = ["make_split", "read_split", "slides_with_role", "write_split"]
+__all__ = ["SPLIT", "make_split", "read_split", "slides_with_role", "write_split"]
 
 _LOG = logging.getLogger(__name__)
 _ROLES = ("train", "val", "test", "infer")
-_SCHEMA = pa.schema([("slide_id", pa.string()), ("fold", pa.string()), ("role", pa.string())])
+#: Columns of ``splits/{split}.parquet``.
+SPLIT = TableSchema(
+    name="split",
+    version=1,
+    row="a slide in a fold",
+    key=("slide_id", "fold"),
+    columns=(
+        Column("slide_id", pa.string(), "Slide, as in the sheet."),
+        Column("fold", pa.string(), "Name of the fold."),
+        Column("role", pa.string(), "train, val, test or infer."),
+    ),
+)
 
 
 def make_split(rows: Sequence[SlideRow], config: SplitConfig, annotated: AbstractSet[str]) -> pd.DataFrame:
@@ -181,14 +191,13 @@ def write_split(rows: Sequence[SlideRow], config: SplitConfig, annotated: Abstra
         The ``.parquet`` file.
     """
     split = make_split(rows, config, annotated)
-    table = pa.Table.from_pandas(split, schema=_SCHEMA, preserve_index=False).replace_schema_metadata(None)
-    with publish(place) as draft:
-        pq.write_table(table, draft)
+    columns = {name: pa.array(split[name].tolist(), pa.string()) for name in SPLIT.names}
+    write_table(SPLIT, pa.table(columns), place, made_from={"split": config.model_dump(mode="json")})
 
 
 def read_split(place: Path) -> pd.DataFrame:
     """Read a split: columns ``slide_id``, ``fold`` and ``role``, all text."""
-    return pq.read_table(place, schema=_SCHEMA).to_pandas().astype("str")
+    return read_table(SPLIT, place).to_pandas().astype("str")
 
 
 def slides_with_role(split: pd.DataFrame, fold: str, *roles: str) -> list[str]:

@@ -1,0 +1,191 @@
+"""A trained decoder on disk: weights, and in the same file's header all that is needed to use it.
+
+The file is a safetensors file, so reading it runs no code, and equal decoders give equal bytes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from slideloom.artefacts.files import publish
+from slideloom.artefacts.keys import canonical
+from slideloom.config.model import Head
+from slideloom.decoders.cellvit import CellViTDecoder, decoder_from_recipe
+from slideloom.errors import SlideloomError
+from slideloom.slides.tables import ClassTable
+
+__all__ = ["SCHEMA_VERSION", "DecoderMeta", "load_decoder", "read_meta", "save_decoder"]
+
+SCHEMA_VERSION = 1
+_KEY = "slideloom"
+
+
+@dataclass(frozen=True)
+class DecoderMeta:
+    """What the header of ``decoder.safetensors`` says.
+
+    Attributes
+    ----------
+    recipe : dict
+        Of :meth:`slideloom.decoders.cellvit.CellViTDecoder.recipe`: config, heads, n_classes, token_width, upsampling,
+        image_channels.
+    classes : ClassTable
+        What the channels of the class head mean; channel k is class id k, 0 background.
+    blocks : tuple of int
+        Encoder blocks whose tokens it reads, shallow to deep.
+    encoder : dict
+        The encoder's config.
+    encoder_made_from : dict
+        Provenance of the encoder as its embeddings record it: checkpoint sha256 or random seed, and so on.
+    statistics : dict or None
+        Channel statistics of the image skip and the encoder; None for RGB, and where every slide has its own.
+    grid : dict
+        The grid's config.
+    training : dict
+        Study, experiment, fold, seed, epochs, best epoch, numbers of slides and patches, Slideloom version.
+    """
+
+    recipe: dict[str, Any]
+    classes: ClassTable
+    blocks: tuple[int, ...]
+    encoder: dict[str, Any]
+    encoder_made_from: dict[str, Any]
+    statistics: dict[str, Any] | None
+    grid: dict[str, Any]
+    training: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def heads(self) -> tuple[Head, ...]:
+        """Heads of the decoder."""
+        return tuple(self.recipe["heads"])
+
+    @property
+    def n_classes(self) -> int:
+        """Classes including background."""
+        return int(self.recipe["n_classes"])
+
+    @property
+    def upsampling(self) -> int:
+        """Image pixels a token."""
+        return int(self.recipe["upsampling"])
+
+    @property
+    def token_width(self) -> int:
+        """Channels of the token maps."""
+        return int(self.recipe["token_width"])
+
+    @property
+    def image_channels(self) -> int:
+        """Channels of the image that the image skip reads."""
+        return int(self.recipe["image_channels"])
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON values."""
+        return {
+            "schema": SCHEMA_VERSION,
+            **vars(self),
+            "classes": self.classes.as_dict(),
+            "blocks": list(self.blocks),
+        }
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any]) -> DecoderMeta:
+        """Inverse of :meth:`as_dict`."""
+        parts = {name: content for name, content in value.items() if name != "schema"}
+        parts |= {"classes": ClassTable.from_dict(parts["classes"]), "blocks": tuple(parts["blocks"])}
+        return cls(**parts)
+
+
+def save_decoder(weights: Mapping[str, torch.Tensor], meta: DecoderMeta, place: Path) -> None:
+    """Write a decoder, whole or not at all.
+
+    Parameters
+    ----------
+    weights : mapping of str to Tensor
+        State dict of the decoder.
+    meta : DecoderMeta
+        Goes into the header.
+    place : Path
+        The ``.safetensors`` file.
+    """
+    plain = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
+    with publish(place) as draft:
+        # One metadata key: with several, the writer's order would differ from run to run.
+        save_file(plain, draft, metadata={_KEY: canonical(meta.as_dict())})
+
+
+def read_meta(path: Path) -> DecoderMeta:
+    """Read the header of a decoder file.
+
+    Raises
+    ------
+    SlideloomError
+        Code ``decoder_file``: no safetensors file, or not one of this version of Slideloom's.
+    """
+    try:
+        with safe_open(path, framework="pt") as handle:
+            header = handle.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise _refused(path, f"cannot be read: {error}") from error
+    if _KEY not in header:
+        raise _refused(path, "holds no description of a decoder")
+    body = json.loads(header[_KEY])
+    if body.get("schema") != SCHEMA_VERSION:
+        raise _refused(path, f"has schema {body.get('schema')!r}", f"schema {SCHEMA_VERSION}")
+    return DecoderMeta.from_dict(body)
+
+
+def load_decoder(path: Path, device: str | torch.device = "cpu") -> tuple[CellViTDecoder, DecoderMeta]:
+    """Build the decoder that a file describes and give it its weights.
+
+    Parameters
+    ----------
+    path : Path
+        The ``.safetensors`` file.
+    device : str or torch.device
+        Where the decoder goes.
+
+    Returns
+    -------
+    decoder : CellViTDecoder
+        In evaluation mode.
+    meta : DecoderMeta
+        From the header.
+
+    Raises
+    ------
+    SlideloomError
+        Code ``decoder_file``: as in :func:`read_meta`, or keys or shapes are not those of the decoder described.
+    """
+    meta = read_meta(path)
+    decoder = decoder_from_recipe(meta.recipe)
+    wanted = {name: tuple(value.shape) for name, value in decoder.state_dict().items()}
+    with safe_open(path, framework="pt") as handle:
+        weights = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118 - not a mapping
+    found = {name: tuple(value.shape) for name, value in weights.items()}
+    faults = [f"{name} is missing" for name in sorted(wanted.keys() - found.keys())]
+    faults += [f"{name} is unexpected" for name in sorted(found.keys() - wanted.keys())]
+    faults += [
+        f"{name} has shape {found[name]}, not {wanted[name]}"
+        for name in sorted(wanted.keys() & found.keys())
+        if found[name] != wanted[name]
+    ]
+    if faults:
+        more = f" and {len(faults) - 5} more" if len(faults) > 5 else ""
+        raise _refused(path, "; ".join(faults[:5]) + more, "the weights of the decoder that its header describes")
+    decoder.load_state_dict(weights)
+    return decoder.to(device).eval(), meta
+
+
+def _refused(path: Path, what: str, expected: str = "") -> SlideloomError:
+    return SlideloomError(
+        what, where=str(path), expected=expected, hint="Train the experiment again", code="decoder_file"
+    )
