@@ -1,8 +1,9 @@
 """The decoder as Slideloom runs it against the same weights run as the original does.
 
-Naive: every branch computes the skips anew, tensors contiguous (NCHW). Slideloom: skips once, channels-last. Both are checked to give the
-same maps; times are the least of several rounds, the two taking turns, so that a busy machine troubles both alike. Wall
-time and CPU time stand side by side: where they differ much from each other per thread, something else was running.
+Naive: every branch computes the skips anew, tensors contiguous (NCHW). Slideloom: skips once, channels-last. Both are
+checked to give the same maps; times are the least of several rounds, the two taking turns, so that a busy machine
+troubles both alike. Wall time and CPU time stand side by side: where they differ much from each other per thread,
+something else was running.
 
 Run: ``python benchmarks/bench_decoder.py`` (options: ``--help``).
 """

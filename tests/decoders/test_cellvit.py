@@ -245,7 +245,9 @@ def test_every_head_trains_every_weight_on_its_way(branches: str) -> None:
         decoder.zero_grad(set_to_none=True)
         # Random weights: a plain sum has no gradient before a batch normalisation.
         (value * torch.randn(value.shape, generator=generator)).sum().backward(retain_graph=True)
-        others = [n for h, n in zip(HEADS, ("nuclei_binary", "hv", "nuclei_type", "boundary"), strict=True) if h != head]
+        others = [
+            n for h, n in zip(HEADS, ("nuclei_binary", "hv", "nuclei_type", "boundary"), strict=True) if h != head
+        ]
         for name, parameter in decoder.named_parameters():
             if name.startswith(tuple(others)):
                 assert parameter.grad is None, name

@@ -84,6 +84,10 @@ class Paths:
         """Snakemake's own account of one job."""
         return self.root / "benchmarks" / stage / context / f"{unit}.tsv"
 
+    def account(self, stage: str, context: str, unit: str) -> Path:
+        """A job's own account: tiles, and seconds by what they were spent on."""
+        return self.root / "benchmarks" / stage / context / f"{unit}.json"
+
     def record(self, stage: str, context: str, item: str) -> Path:
         """Completion record of one item (a slide, a fold, …) of a stage."""
         return self.root / "state" / stage / context / "items" / f"{item}.json"

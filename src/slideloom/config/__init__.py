@@ -1,0 +1,1 @@
+"""Config: the typed model, read with every mistake told at once."""

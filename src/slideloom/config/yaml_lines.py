@@ -18,21 +18,19 @@ KeyPath = tuple[str | int, ...]
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.1 as PyYAML reads it, but ``5e-4`` is a number, and ``yes``, ``no``, ``on``, ``off`` and dates are text."""
+    """YAML 1.1 as PyYAML reads it, but ``5e-4`` is a number, and ``yes``, ``no``, ``on`` and dates are text."""
 
 
 _Loader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in rules if not tag.endswith((":bool", ":timestamp", ":int"))]
     for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
-_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"true|True|TRUE|false|False|FALSE"), list("tTfF"))
+_TAG = "tag:yaml.org,2002:"
+_DIGITS = list("-+.0123456789")
+_Loader.add_implicit_resolver(_TAG + "bool", re.compile(r"(true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
 # Without YAML 1.1's octal 010 and base-60 1:30, which nobody means.
-_Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"[-+]?(0|[1-9][0-9]*)"), list("-+0123456789"))
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+"),
-    list("-+.0123456789"),
-)
+_Loader.add_implicit_resolver(_TAG + "int", re.compile(r"[-+]?(0|[1-9][0-9]*)$"), _DIGITS)
+_Loader.add_implicit_resolver(_TAG + "float", re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+$"), _DIGITS)
 
 
 def key_text(path: KeyPath) -> str:
@@ -120,7 +118,8 @@ def read_yaml(path: Path) -> YamlFile:
             problems.append(Problem(str(path), "is empty"))
         elif not isinstance(root, yaml.MappingNode):
             what = "does not hold keys and values at its top"
-            problems.append(Problem(f"{path}:{root.start_mark.line + 1}", what, "It should begin like 'study: my_study'"))
+            place = f"{path}:{root.start_mark.line + 1}"
+            problems.append(Problem(place, what, "It should begin like 'study: my_study'"))
         else:
             _Walk(path, result).node(root, ())
             result.value = loader.construct_document(root)
@@ -175,10 +174,10 @@ class _Walk:
             if not isinstance(key, yaml.ScalarNode):
                 self._say(key, path, "a key must be a plain word")
                 continue
-            if key.tag == "tag:yaml.org,2002:merge":
+            if key.tag == _TAG + "merge":
                 continue
-            if key.tag != "tag:yaml.org,2002:str":
-                key.tag = "tag:yaml.org,2002:str"  # a grid may be called 20 or true
+            if key.tag != _TAG + "str":
+                key.tag = _TAG + "str"  # a grid may be called 20 or true
             line = key.start_mark.line + 1
             if key.value in seen:
                 what = f"the key {key.value!r} stands twice, first in line {seen[key.value]}"

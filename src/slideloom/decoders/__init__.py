@@ -1,0 +1,1 @@
+"""Trained decoders: token maps and images in, dense maps out."""

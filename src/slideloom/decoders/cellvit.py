@@ -1,11 +1,11 @@
 """The CellViT decoder: four token maps and the image in, dense maps of the image's size out.
 
 Source: Hörst et al., "CellViT: Vision Transformers for precise cell segmentation and classification" (2024). At 16-fold
-upsampling, width 1 and separate branches the state dict has the published models' names and shapes (their decoder part);
-with shared branches those of their shared variant.
+upsampling, width 1 and separate branches the state dict has the published models' names and shapes (their decoder
+part); with shared branches those of their shared variant.
 
-Stages and their sizes, relative to the image (``a``, ``b``, ``c`` are 256, 128, 312 for tokens narrower than 512, else 512,
-256, 512; ``D`` is the tokens' width):
+Stages and their sizes, relative to the image (``a``, ``b``, ``c`` are 256, 128, 312 for tokens narrower than 512, else
+512, 256, 512; ``D`` is the tokens' width):
 
 ==================  ===================================  ==========  ==========
 module              what                                 16×         8×
@@ -22,13 +22,14 @@ decoder1_upsampler  skip 1, previous → 64                1/2 → 1     1/2 →
 decoder0_header     skip 0, previous → outputs           1           1
 ==================  ===================================  ==========  ==========
 
-8×: tokens of 8 pixels meet the same stages when one doubling less precedes each. So the **first** transposed 2×2 convolution
-of each way from the tokens (decoder1, decoder2, decoder3 and the bottleneck) is a 1×1 convolution instead; the 3×3 convolution,
-normalisation and activation behind it stay, as does everything downstream, and no name changes. The first, not a later one, because it
-is where the maps are smallest and the channel count changes.
+8×: tokens of 8 pixels meet the same stages when one doubling less precedes each. So the **first** transposed 2×2
+convolution of each way from the tokens (decoder1, decoder2, decoder3 and the bottleneck) is a 1×1 convolution instead;
+the 3×3 convolution, normalisation and activation behind it stay, as does everything downstream, and no name changes.
+The first, not a later one, because it is where the maps are smallest and the channel count changes.
 
-Two differences from the original, neither visible in a state dict or in evaluation: the skips decoder0 … decoder3 are computed
-once, not once a branch (17 % of a CellViT-256's work at 256 px), and so their running statistics move once a training step.
+Two differences from the original, neither visible in a state dict or in evaluation: the skips decoder0 … decoder3 are
+computed once, not once a branch (17 % of a CellViT-256's work at 256 px), and so their running statistics move once a
+training step.
 """
 
 from __future__ import annotations

@@ -1,0 +1,1 @@
+"""Frozen encoders, their registry, and the store of their tokens."""

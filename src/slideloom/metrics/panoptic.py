@@ -20,7 +20,17 @@ from numpy.typing import NDArray
 
 from slideloom.metrics.contingency import Contingency
 
-__all__ = ["F1_THRESHOLDS", "Panoptic", "aji", "class_panoptic", "mean_defined", "panoptic", "panoptic_at", "ratio"]
+__all__ = [
+    "F1_THRESHOLDS",
+    "Panoptic",
+    "aji",
+    "class_panoptic",
+    "matched_pairs",
+    "mean_defined",
+    "panoptic",
+    "panoptic_at",
+    "ratio",
+]
 
 #: IoU thresholds of F1 mean (F1^µ of InstanSeg): 0.5 to 0.9 in steps of 0.1.
 F1_THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9)
@@ -83,8 +93,23 @@ class Panoptic:
         return Panoptic(self.tp + other.tp, self.fp + other.fp, self.fn + other.fn, self.iou_sum + other.iou_sum)
 
 
-def _matches(table: Contingency, threshold: float, inclusive: bool) -> NDArray[np.int64]:
-    """Positions of the matched pairs in the table."""
+def matched_pairs(table: Contingency, threshold: float = 0.5, *, inclusive: bool = False) -> NDArray[np.int64]:
+    """Positions in the table of the pairs that match.
+
+    Parameters
+    ----------
+    table : Contingency
+        Of true and predicted labels.
+    threshold : float
+        In [0.5, 1).
+    inclusive : bool
+        An IoU that equals the threshold matches.
+
+    Raises
+    ------
+    ValueError
+        The threshold is outside its range.
+    """
     if not 0.5 <= threshold < 1:
         raise ValueError(f"IoU threshold {threshold} is outside [0.5, 1): a match would not be unique")
     iou = table.iou
@@ -113,7 +138,7 @@ def panoptic(table: Contingency, threshold: float = 0.5, *, inclusive: bool = Fa
     -------
     Panoptic
     """
-    matched = _matches(table, threshold, inclusive)
+    matched = matched_pairs(table, threshold, inclusive=inclusive)
     tp = int(matched.size)
     iou_sum = float(table.iou[matched].sum())
     return Panoptic(tp, int(table.pred_ids.size) - tp, int(table.gt_ids.size) - tp, iou_sum)
@@ -159,7 +184,7 @@ def class_panoptic(
     dict of int to Panoptic
         By class id.
     """
-    matched = _matches(table, threshold, False)
+    matched = matched_pairs(table, threshold)
     iou = table.iou[matched]
     gt_of, pred_of = gt_class[table.gt_index[matched]], pred_class[table.pred_index[matched]]
     on_unknown = gt_class[table.gt_index] == unknown

@@ -6,7 +6,7 @@ import pyarrow as pa
 
 from slideloom.artefacts.tables import Column, TableSchema
 
-__all__ = ["CLASS_FIGURES", "CLASS_METRICS", "PIXEL_AVERAGES", "SCORES", "SLIDE_FIGURES", "SLIDE_METRICS"]
+__all__ = ["CLASS_FIGURES", "CLASS_METRICS", "SCORES", "SLIDE_FIGURES", "SLIDE_METRICS"]
 
 _TEXT, _COUNT, _REAL = pa.string(), pa.int64(), pa.float64()
 _BOTH_EMPTY = "truth and prediction hold no nucleus"
@@ -96,9 +96,6 @@ SCORES: tuple[str, ...] = (
     "precision_pixel", "recall_pixel", "pixel_accuracy", "map", "dice_binary", "dice_macro",
     "dice_macro_with_background", "hv_mse", "seam_change_rate",
 )  # fmt: skip
-
-#: Pixel scores that can be pooled over slides from gt_pixels, pred_pixels and tp_pixels.
-PIXEL_AVERAGES: tuple[str, ...] = ("f1_pixel", "precision_pixel", "recall_pixel")
 
 _NOT_PIXELS = _NO_CLASSES
 _NOT_NUCLEI = f"the row is the background's, or {_NO_CLASSES}"

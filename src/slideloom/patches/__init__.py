@@ -1,0 +1,1 @@
+"""Patches: pixels, targets and channel statistics of every tile, in Zarr."""

@@ -110,7 +110,7 @@ def _extremes(label: NDArray[np.int32], position: NDArray[Any], count: int) -> t
 
 
 def boundary_map(instances: NDArray[np.integer[Any]]) -> NDArray[np.uint8]:
-    """Outlines of the instances: 1 where a pixel of an instance touches another id or background, sideways or up and down.
+    """Outlines of the instances: pixels with another id, or background, beside, above or below them.
 
     Parameters
     ----------

@@ -151,8 +151,8 @@ def channel_statistics(
     The clipping point is the smallest intensity that at least ``clip_quantile`` of the pixels do not exceed: an exact
     order statistic for every type (float64 after rounding to float32). A channel so sparse that this is its
     lowest value is clipped at its highest instead, so that a rare signal is not wiped out. Mean and standard deviation
-    (population) follow from whole histograms for 8 and 16 bit integers; for other types from per-tile float64 sums, good
-    to about 1e-9 of the channel's range.
+    (population) follow from whole histograms for 8 and 16 bit integers; for other types from per-tile float64 sums,
+    good to about 1e-9 of the channel's range.
 
     Parameters
     ----------
@@ -217,9 +217,7 @@ Batches = Callable[[], Iterator[tuple[NDArray[Any], NDArray[np.bool_]]]]
 Figures = tuple[tuple[float, ...], tuple[float, ...], tuple[float, ...]]
 
 
-def _tissue_batches(
-    store: PatchStore, indices: Sequence[int]
-) -> Iterator[tuple[NDArray[Any], NDArray[np.bool_]]]:
+def _tissue_batches(store: PatchStore, indices: Sequence[int]) -> Iterator[tuple[NDArray[Any], NDArray[np.bool_]]]:
     """Pixels (k, c, p, p) of the chosen channels and the mask (k, p, p) of what lies on the slide."""
     keep = np.flatnonzero(store.tissue >= TISSUE_SHARE)
     if not keep.size:
@@ -332,8 +330,10 @@ def _moments(
     clip = np.asarray(clips)[:, None, None]
 
     def transform(pixels: NDArray[Any]) -> NDArray[np.float64]:
-        value = np.minimum(pixels.astype(np.float64), clip)
-        return np.log1p(np.maximum(value, 0)) if config.log1p else value
+        value: NDArray[np.float64] = np.minimum(pixels.astype(np.float64), clip)
+        if config.log1p:
+            np.log1p(np.maximum(value, 0, out=value), out=value)
+        return value
 
     low = transform(np.asarray(lowest)[:, None, None])
     span = transform(clip) - low

@@ -1,0 +1,1 @@
+"""Slides: sheet, readers, pixel sizes, channels, tissue, annotations, grids."""

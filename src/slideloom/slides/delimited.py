@@ -124,7 +124,7 @@ def _text(path: Path, problems: list[Problem]) -> str | None:
     try:
         return path.read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
-        problems.append(Problem(str(path), "this file does not exist", "Paths in the config start at the current folder"))
+        problems.append(Problem(str(path), "this file does not exist"))
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         hint = "Save it as UTF-8 text (in a spreadsheet: 'CSV UTF-8')"

@@ -1,7 +1,8 @@
 """Tile grids: where tiles lie on a slide, and how the grid frame relates to level-0 pixels.
 
-Grid pixel ``i`` covers the level-0 interval ``[i * scale, (i + 1) * scale)``. Tile ``(row, col)`` covers grid pixels from
-``(row * stride, col * stride)`` on; the last row and column may reach beyond the slide, so that every pixel is seen.
+Grid pixel ``i`` covers the level-0 interval ``[i * scale, (i + 1) * scale)``. Tile ``(row, col)`` covers grid pixels
+from ``(row * stride, col * stride)`` on; the last row and column may reach beyond the slide, so that every pixel is
+seen.
 """
 
 from __future__ import annotations

@@ -228,7 +228,7 @@ def read_markers(path: Path) -> tuple[MarkerTable, list[Problem]]:
     table = read_table(path, tuple(MARKER_COLUMNS), ("channel", "marker"), mistaken)
     problems = list(table.problems)
     channels: dict[str, Channel] = {}
-    by_marker: dict[str, Channel] = {}
+    by_marker: dict[tuple[str, str], tuple[str, int]] = {}
     for row in table.rows:
         name, marker = row.cells["channel"], row.cells["marker"]
         uniprot, nuclear = row.cells.get("uniprot", ""), row.cells.get("nuclear", "").casefold()
@@ -246,11 +246,15 @@ def read_markers(path: Path) -> tuple[MarkerTable, list[Problem]]:
             problems.append(Problem(table.place(row, "channel"), f"{name!r} has a row already"))
             continue
         channel = Channel(name, marker, uniprot, _YES.get(nuclear, False))
-        other = by_marker.setdefault(marker, channel)
-        if (other.uniprot, other.nuclear) != (channel.uniprot, channel.nuclear):
-            what = f"{marker!r} has another uniprot or nuclear value than in the row of channel {other.name!r}"
-            problems.append(Problem(table.place(row, "marker"), what, "Rows of one marker must agree"))
+        for column in ("uniprot", "nuclear"):
+            given = row.cells.get(column, "")
+            first = by_marker.setdefault((marker, column), (given, row.line)) if given else (given, 0)
+            if given.casefold() != first[0].casefold():
+                what = f"{given!r} for the marker {marker!r}, but {first[0]!r} in line {first[1]}"
+                problems.append(Problem(table.place(row, column), what, "Rows of one marker must agree"))
         channels[name] = channel
+    if table.columns and not channels and not problems:
+        problems.append(Problem(str(path), "has no channels below its header"))
     return MarkerTable(tuple(channels.values())), problems
 
 
@@ -298,6 +302,8 @@ def read_classes(path: Path) -> tuple[ClassTable, list[Problem]]:
         if 1 <= value <= _LAST_CLASS:
             classes.setdefault(value, (name, _rgb(colour), aliases))
     problems += _gaps(table, sorted(classes))
+    if table.columns and not classes and not problems:
+        problems.append(Problem(str(path), "has no classes below its header"))
     ids = tuple(sorted(classes))
     names = tuple(classes[number][0] for number in ids)
     colours = tuple(classes[number][1] for number in ids)

@@ -42,9 +42,8 @@ class DecoderMeta:
     blocks : tuple of int
         Encoder blocks whose tokens it reads, shallow to deep.
     encoder : dict
-        The encoder's config.
-    encoder_made_from : dict
-        Provenance of the encoder as its embeddings record it: checkpoint sha256 or random seed, and so on.
+        The encoder, as its embeddings record it: ``encoder`` (its config entry), ``spec`` (what it declares),
+        ``weights`` (``sha256:<digits>``, ``random:<seed>`` or ``none``), ``notes``, ``markers``, ``precision``.
     statistics : dict or None
         Channel statistics of the image skip and the encoder; None for RGB, and where every slide has its own.
     grid : dict
@@ -57,7 +56,6 @@ class DecoderMeta:
     classes: ClassTable
     blocks: tuple[int, ...]
     encoder: dict[str, Any]
-    encoder_made_from: dict[str, Any]
     statistics: dict[str, Any] | None
     grid: dict[str, Any]
     training: dict[str, Any] = field(default_factory=dict)

@@ -1,10 +1,10 @@
 """Losses of the decoder's heads, on logits, with masks.
 
-Every classification loss here is a function of four sums a class (:class:`PixelSums`), so the softmax is taken once and a
-masked pixel can leave no trace: a masked loss equals the loss of the cropped map.
+Every classification loss here is a function of four sums a class (:class:`PixelSums`), so the softmax is taken once
+and a masked pixel can leave no trace: a masked loss equals the loss of the cropped map.
 
-Sources: CellViT (Hörst et al. 2024) and HoVer-Net (Graham et al. 2019); focal Tversky (Abraham & Khan 2019). Three things
-are done right that the CellViT code does otherwise, and can be had its way by argument:
+Sources: CellViT (Hörst et al. 2024) and HoVer-Net (Graham et al. 2019); focal Tversky (Abraham & Khan 2019). Three
+things are done right that the CellViT code does otherwise, and can be had its way by argument:
 
 * its trainer hands probabilities to the Tversky losses, which take the softmax again: here the softmax is taken once;
 * its binary Tversky loss pools both channels, where false positives equal false negatives and alpha and beta have no

@@ -7,6 +7,7 @@ role ``infer``.
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections import defaultdict
 from collections.abc import Sequence
@@ -64,10 +65,10 @@ def make_split(rows: Sequence[SlideRow], config: SplitConfig, annotated: Abstrac
 
     Notes
     -----
-    ``column``: as the sheet says; an empty cell means ``infer``. ``sequential``: groups sorted as text, the first share of
-    the annotated slides trains, the rest tests. ``kfold``: sorted groups are cut into ``folds`` contiguous parts, and each
-    part tests once. In both, the ``val`` share is taken from the end of the training part. Shares count slides, and a cut
-    falls at the group boundary nearest to the share.
+    ``column``: as the sheet says; an empty cell means ``infer``. ``sequential``: groups sorted as text, the first
+    share of the annotated slides trains, the rest tests. ``kfold``: sorted groups are cut into ``folds`` contiguous
+    parts, and each part tests once. In both, the ``val`` share is taken from the end of the training part. Shares count
+    slides, and a cut falls at the group boundary nearest to the share.
     """
     chosen = sorted(
         (row for row in rows if not config.platforms or row.platform in config.platforms), key=lambda row: row.slide_id
@@ -104,8 +105,7 @@ def _by_column(rows: Sequence[SlideRow], config: SplitConfig) -> dict[str, str]:
 
 
 def _written_role(row: SlideRow, column: str) -> str:
-    text = row.split if column == "split" else row.extra.get(column, "")
-    return (text or "infer").strip().lower() or "infer"
+    return (row.column(column) or "").strip().lower() or "infer"
 
 
 def _check_groups(rows: Sequence[SlideRow], roles: dict[str, str], config: SplitConfig) -> None:
@@ -122,11 +122,9 @@ def _check_groups(rows: Sequence[SlideRow], roles: dict[str, str], config: Split
             code="group_on_both_sides",
         )
     for other in ("train", "test"):
-        near = sorted(group for group, found in sides.items() if {"val", other} <= found)
+        near = ", ".join(sorted(group for group, found in sides.items() if {"val", other} <= found))
         if near:
-            _LOG.warning(
-                "%s %s on both sides of val and %s: figures on one of them flatter", config.group, ", ".join(near), other
-            )
+            _LOG.warning("%s %s on both sides of val and %s: one of them flatters", config.group, near, other)
 
 
 def _sequential(groups: list[list[str]], config: SplitConfig) -> list[dict[str, str]]:
@@ -139,8 +137,7 @@ def _kfold(groups: list[list[str]], config: SplitConfig) -> list[dict[str, str]]
     _require(groups, config.folds, config)
     cuts = [0, *_cuts(groups, [k / config.folds for k in range(1, config.folds)]), len(groups)]
     return [
-        _roles(groups[:start] + groups[stop:], groups[start:stop], config)
-        for start, stop in zip(cuts, cuts[1:], strict=False)
+        _roles(groups[:start] + groups[stop:], groups[start:stop], config) for start, stop in itertools.pairwise(cuts)
     ]
 
 
@@ -197,7 +194,8 @@ def write_split(rows: Sequence[SlideRow], config: SplitConfig, annotated: Abstra
 
 def read_split(place: Path) -> pd.DataFrame:
     """Read a split: columns ``slide_id``, ``fold`` and ``role``, all text."""
-    return read_table(SPLIT, place).to_pandas().astype("str")
+    split: pd.DataFrame = read_table(SPLIT, place).to_pandas()
+    return split.astype("str")
 
 
 def slides_with_role(split: pd.DataFrame, fold: str, *roles: str) -> list[str]:

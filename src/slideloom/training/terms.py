@@ -88,8 +88,8 @@ def total_loss(
         Of the decoder, float: ``nucleus`` (n, 2, h, w) logits, ``classes`` (n, k, h, w) logits, ``hv`` (n, 2, h, w) x
         then y, ``boundary`` (n, 1, h, w) logits.
     targets : mapping of str to Tensor
-        ``valid`` (n, h, w) bool; ``nucleus`` (n, h, w) 0 or 1; and for the heads there are ``classes`` (n, h, w) below k
-        or 255 for unknown, ``hv`` (n, 2, h, w) in -1 to 1, or int8 scaled by 127, ``boundary`` (n, h, w) 0 or 1.
+        ``valid`` (n, h, w) bool; ``nucleus`` (n, h, w) 0 or 1; and for the heads there are ``classes`` (n, h, w) below
+        k or 255 for unknown, ``hv`` (n, 2, h, w) in -1 to 1, or int8 scaled by 127, ``boundary`` (n, h, w) 0 or 1.
     config : LossConfig
         Weights of the terms.
     weights : Tensor (k,), optional
@@ -121,7 +121,9 @@ def total_loss(
     return loss, {term: value.detach() for term, value in values.items()}
 
 
-def _hv_terms(names: Sequence[str], output: Tensor, target: Tensor, nucleus: Tensor, valid: Tensor) -> dict[str, Tensor]:
+def _hv_terms(
+    names: Sequence[str], output: Tensor, target: Tensor, nucleus: Tensor, valid: Tensor
+) -> dict[str, Tensor]:
     true = hv_as_float(target)
     values: dict[str, Tensor] = {}
     if "hv_mse" in names:

@@ -11,10 +11,11 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from slideloom.artefacts.files import write_json
 from slideloom.artefacts.keys import canonical, digest_text, digest_tree
 from slideloom.artefacts.paths import Paths
 from slideloom.artefacts.stage import ItemState, Stage, load_job_states
@@ -22,6 +23,9 @@ from slideloom.slides.sheet import SlideRow
 from slideloom.slides.source import parse_source
 
 __all__ = ["Job"]
+
+_LOG = logging.getLogger(__name__)
+_SPENT = {"n_tiles", "seconds", "read_s", "forward_s", "blend_s", "write_s", "gpu_seconds"}
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,8 @@ class Job:
         Where the job's states are written.
     threads : int
         Cores the job may use.
+    spent : dict of str to float
+        The job's account so far; see :meth:`account`.
     """
 
     stage: str
@@ -66,6 +72,7 @@ class Job:
     inputs: Mapping[str, tuple[Path, ...]]
     record: Path
     threads: int
+    spent: dict[str, float] = field(default_factory=dict)
 
     @classmethod
     def start(cls, snakemake: Any) -> Job:
@@ -152,7 +159,21 @@ class Job:
             shared=shared,
             per_item={item: rows.get(item, "") + extra.get(item, "") for item in rows.keys() | extra.keys()},
         )
+        self._account_place.unlink(missing_ok=True)
         stage.run(self.rows if items is None else items, work, self.record)
+        if self.spent:
+            write_json(self._account_place, self.spent)
+            _LOG.info("account: %s", ", ".join(f"{name} {value:.1f}" for name, value in sorted(self.spent.items())))
+
+    def account(self, spent: Mapping[str, float]) -> None:
+        """Add a slide's account (``n_tiles``, ``seconds``, ``read_s`` …) to the job's; other values are passed over."""
+        for name, value in spent.items():
+            if name in _SPENT:
+                self.spent[name] = self.spent.get(name, 0.0) + float(value)
+
+    @property
+    def _account_place(self) -> Path:
+        return self.paths.account(self.stage, self.context, self.record.stem)
 
 
 def _digest_or_reason(path: Path) -> str:

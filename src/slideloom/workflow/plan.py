@@ -207,11 +207,15 @@ class Plan:
             "maps": self._maps_slice,
             "instances": lambda experiment, fold: {
                 "instances": self.config.instances,
-                "classes": self._classes(colours=True),
+                "image": self.study.image_of(self.config.experiments[experiment].encoder),
+                "grid": self.study.grid_of(experiment),
+                "classes": self._classes(),
             },
             "metrics": lambda experiment, fold: {
                 "evaluation": self.config.evaluation,
                 "image": self.study.image_of(self.config.experiments[experiment].encoder),
+                "grid": self.study.grid_of(experiment),
+                "split": self.config.experiments[experiment].split,
                 "classes": self._classes(),
             },
             "reports": self._report_slice,
@@ -233,21 +237,26 @@ class Plan:
 
     def _statistics_slice(self, encoder: str) -> dict[str, Any]:
         config = self.config.encoders[encoder]
-        return {"markers": config.markers, "normalisation": config.normalisation}
+        body = config.model_dump(mode="json", include={"markers", "normalisation", "grid"})
+        return {**body, "split": config.statistics}
 
     def _train_slice(self, experiment: str, fold: str) -> dict[str, Any]:
         config: ExperimentConfig = self.config.experiments[experiment]
         return {
             "experiment": config.model_dump(mode="json", exclude={"encoder", "split"}),
             "encoder": self._encoder(config.encoder),
+            "encoder_name": config.encoder,
             "grid": self.config.grids[self.config.encoders[config.encoder].grid],
+            "split": config.split,
             "classes": self._classes(),
         }
 
     def _maps_slice(self, experiment: str, fold: str) -> dict[str, Any]:
-        encoder = self.config.experiments[experiment].encoder
+        config = self.config.experiments[experiment]
+        encoder = config.encoder
         live = self.config.inference.source == "live"
-        body = {"inference": self.config.inference, "encoder": self._encoder(encoder)}
+        body: dict[str, Any] = {"inference": self.config.inference, "encoder": self._encoder(encoder)}
+        body |= {"encoder_name": encoder, "split": config.split}
         return body | ({"grid": self.config.grids[self.config.encoders[encoder].grid]} if live else {})
 
     def _report_slice(self) -> dict[str, Any]:

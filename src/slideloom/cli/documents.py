@@ -1,0 +1,117 @@
+"""Documents made from the code: ``config/README.md`` and ``config/schema/config.schema.json``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from slideloom.artefacts.files import write_text
+from slideloom.config.schema import keys_markdown, schema_text
+from slideloom.slides.encoder_names import ENCODERS
+from slideloom.slides.sheet import COLUMNS
+from slideloom.slides.tables import CLASS_COLUMNS, MARKER_COLUMNS
+
+__all__ = ["config_readme", "write_documents"]
+
+_HEAD = """\
+# The config, the sheet and the tables
+
+<!-- Made by `slideloom schema --write config` from the config's model; edit the descriptions there. -->
+
+A study is one YAML file and up to three small tables. `slideloom check CONFIG` reads them all and tells every mistake
+at once, each with its file, line and key, in about a second; the workflow does the same before its first job.
+
+The config holds science only. Threads, memory, GPUs and partitions stand in `profiles/`. Paths in the config start at
+the folder that the command runs in; paths in the sheet start at `data_root`, or at the sheet's own folder when that is
+left out. A key that is not listed here is refused. `schema/config.schema.json` is made from the same model; editors
+that are told of it complete and check keys while you write:
+
+```yaml
+# yaml-language-server: $schema=schema/config.schema.json
+```
+
+Names of grids, encoders, splits and experiments stand in paths: letters, digits, `_`, `-` and `.`, at most 64.
+"""
+_SHEET = """\
+## The sheet (`slides`)
+
+One row a slide, with a header line; tabs or commas, UTF-8. Blank rows and rows that start with `#` are skipped.
+`slideloom sheet FOLDER` makes one from a folder of images.
+"""
+_SHEET_TAIL = """\
+Any other column is kept: a split with `scheme: column` may use it, and it stands beside the slide in no table.
+
+Images and annotations are written `path`, or `path::member` for one of many in a file: `fields.npz::images[3]`,
+`stack.npy::[3]`, `store.zarr::labels/0`, and `classes.csv::slide_7` for the rows of a class table whose column `image`
+holds `slide_7`.
+
+A pixel size in the file and one in the sheet: the sheet counts, with a warning where they differ by more than 5 %. With
+neither, the slide fails (`no_pixel_size`).
+"""
+_MARKERS = """\
+## The markers table (`markers`)
+
+What the channel names of multiplexed images mean. A channel without a row is refused: it would be dropped in silence.
+Letter case does not count.
+"""
+_CLASSES = """\
+## The classes table (`classes`)
+
+The kinds of nuclei. Needed by experiments with the head `classes`.
+"""
+
+
+def _columns(columns: Mapping[str, str]) -> str:
+    lines = ["| column | meaning |", "|---|---|", *(f"| `{name}` | {text} |" for name, text in columns.items())]
+    return "\n".join(lines) + "\n"
+
+
+def config_readme() -> str:
+    """Text of ``config/README.md``."""
+    encoders = []
+    for name, kind in ENCODERS.items():
+        reads = "the RGB of H&E (grids with `image: he`)" if kind.rgb else "marker channels (grids with `image: sp`)"
+        weights = "needs `checkpoint` or `random`" if kind.weights else "has no weights"
+        tokens = (
+            f"tokens of `patch_px` = {kind.token_px} px unless set" if kind.free_token else "tokens as its name says"
+        )
+        encoders.append(f"* `{name}`: reads {reads}; {weights}; {tokens}.")
+    rules = (
+        "`tile_px` must be a whole number of tokens, and tokens must be 8 or 16 px wide. An encoder on marker channels "
+        "names in `statistics` the split whose training slides are measured, or says `normalisation: {scope: slide}`.\n"
+    )
+    parts = [
+        _HEAD,
+        "## Keys\n",
+        keys_markdown(),
+        "## Encoders (`encoders.<name>.model`)\n",
+        "\n".join(encoders) + "\n",
+        rules,
+        _SHEET,
+        _columns(COLUMNS),
+        _SHEET_TAIL,
+        _MARKERS,
+        _columns(MARKER_COLUMNS),
+        _CLASSES,
+        _columns(CLASS_COLUMNS),
+    ]
+    return "\n".join(parts)
+
+
+def write_documents(folder: Path) -> list[Path]:
+    """Write both documents below the repository's ``config`` folder.
+
+    Parameters
+    ----------
+    folder : Path
+        The folder.
+
+    Returns
+    -------
+    list of Path
+        What was written.
+    """
+    texts = {folder / "README.md": config_readme(), folder / "schema" / "config.schema.json": schema_text()}
+    for path, text in texts.items():
+        write_text(path, text)
+    return list(texts)

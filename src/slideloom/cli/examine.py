@@ -1,0 +1,325 @@
+"""Open every slide of a study without running anything, and say which will fail, and why."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from multiprocessing import get_context
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from slideloom.config.model import Modality
+from slideloom.errors import SlideError
+from slideloom.slides.sheet import SlideRow, parse_source
+from slideloom.slides.study import Study
+from slideloom.slides.tables import ClassTable, MarkerTable
+
+if TYPE_CHECKING:
+    from slideloom.slides.facts import SlideFacts
+
+__all__ = ["Fault", "ImageReport", "SlideReport", "examine"]
+
+_QUIET = logging.NullHandler()
+_WINDOW_BYTES = 64 * 1024 * 1024
+_MODALITIES: tuple[Modality, ...] = ("he", "sp")
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Why a slide will fail: the reason code of ``reports/failures.parquet``, a message and a hint."""
+
+    code: str
+    message: str
+    hint: str = ""
+
+
+@dataclass(frozen=True)
+class ImageReport:
+    """What could be told of one image; None where it could not.
+
+    Attributes
+    ----------
+    image : {"he", "sp"}
+        Which image of the slide.
+    source : str
+        As the sheet names it.
+    """
+
+    image: str
+    source: str
+    reader: str | None = None
+    height_px: int | None = None
+    width_px: int | None = None
+    n_channels: int | None = None
+    dtype: str | None = None
+    mpp_um: float | None = None
+    mpp_source: str | None = None
+    channels: tuple[str, ...] = ()
+    markers: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class SlideReport:
+    """What the doctor says of one slide.
+
+    Attributes
+    ----------
+    annotation : tuple of int or None
+        Height and width of the annotated instances, px.
+    n_annotated : int or None
+        Annotated nuclei; counted only when all pixels are read.
+    faults : tuple of Fault
+        Empty when the slide can run.
+    """
+
+    slide_id: str
+    patient_id: str
+    platform: str
+    images: tuple[ImageReport, ...] = ()
+    annotation: tuple[int, int] | None = None
+    n_annotated: int | None = None
+    faults: tuple[Fault, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def good(self) -> bool:
+        """Whether nothing is wrong."""
+        return not self.faults
+
+
+@dataclass(frozen=True)
+class _Task:
+    row: SlideRow
+    root: Path
+    markers: MarkerTable
+    classes: ClassTable
+    deep: bool
+    #: Markers that each encoder asks of this slide's sp image.
+    wanted: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+
+def examine(study: Study, *, deep: bool = False, workers: int | None = None) -> Iterator[SlideReport]:
+    """Examine every slide of a study, as they come.
+
+    Parameters
+    ----------
+    study : Study
+        The checked study.
+    deep : bool
+        Also read every pixel and every annotation once.
+    workers : int, optional
+        Processes; as many as there are cores, at most 8, when left out. A file that crashes its reader spoils its own
+        slide only.
+
+    Yields
+    ------
+    SlideReport
+        One a slide, in the order in which they are done.
+    """
+    tasks = [_task(study, row, deep) for row in study.rows]
+    count = min(workers or min(8, os.cpu_count() or 1), len(tasks))
+    if count <= 1:
+        yield from map(_examine, tasks)
+        return
+    yield from _in_processes(tasks, count)
+
+
+def _task(study: Study, row: SlideRow, deep: bool) -> _Task:
+    wanted: dict[str, Sequence[str]] = {}
+    for name, experiment in study.config.experiments.items():
+        encoder = study.config.encoders[experiment.encoder]
+        platforms = study.config.splits[experiment.split].platforms
+        applies = row.sp and study.image_of(experiment.encoder) == "sp" and (not platforms or row.platform in platforms)
+        if applies and encoder.markers:
+            wanted[name] = encoder.markers
+    return _Task(row, study.data_root, study.markers, study.classes, deep, wanted)
+
+
+def _in_processes(tasks: Sequence[_Task], count: int) -> Iterator[SlideReport]:
+    """Share the tasks out; after a crash, try each unfinished one in a process of its own to find the culprit."""
+    left = {task.row.slide_id: task for task in tasks}
+    context = get_context("spawn")
+    with ProcessPoolExecutor(count, mp_context=context) as pool, suppress(BrokenProcessPool):
+        futures: list[Future[SlideReport]] = [pool.submit(_examine, task) for task in tasks]
+        for future in as_completed(futures):
+            report = future.result()
+            del left[report.slide_id]
+            yield report
+    for task in left.values():
+        try:
+            with ProcessPoolExecutor(1, mp_context=context) as pool:
+                report = pool.submit(_examine, task).result()
+        except BrokenProcessPool:
+            hint = "The file is damaged in a way that its library does not survive; write it anew"
+            report = _report(task.row, [Fault("reader_crashed", "reading it ends the process", hint)])
+        yield report
+
+
+def _report(
+    row: SlideRow,
+    faults: Iterable[Fault],
+    images: Iterable[ImageReport] = (),
+    annotation: tuple[int, int] | None = None,
+    n_annotated: int | None = None,
+    warnings: Iterable[str] = (),
+) -> SlideReport:
+    return SlideReport(
+        row.slide_id,
+        row.patient_id,
+        row.platform,
+        tuple(images),
+        annotation,
+        n_annotated,
+        tuple(faults),
+        tuple(dict.fromkeys(warnings)),
+    )
+
+
+def _examine(task: _Task) -> SlideReport:
+    row = task.row
+    for library in ("slideloom", "tifffile"):  # what they would log stands in the report
+        logging.getLogger(library).addHandler(_QUIET)
+    try:
+        facts = _facts(task, row)
+    except SlideError as error:
+        return _pieces(task, error)
+    except Exception as error:
+        return _report(row, [_unforeseen(error)])
+    images = [_image_report(facts, modality) for modality in _MODALITIES if modality in facts.images]
+    faults = list(_missing_markers(task, images))
+    annotation, count = _annotation_shape(task), None
+    warnings = list(facts.warnings)
+    if task.deep:
+        found, count, more = _read_everything(task, facts)
+        faults += found
+        warnings += more
+    return _report(row, faults, images, annotation, count, warnings)
+
+
+def _facts(task: _Task, row: SlideRow) -> SlideFacts:
+    from slideloom.slides.facts import read_facts
+
+    return read_facts(row, task.root, task.markers, digests=False)
+
+
+def _pieces(task: _Task, first: SlideError) -> SlideReport:
+    """A slide fails at its first fault; look at its images and annotations one by one for the others."""
+    row = task.row
+    faults = {first.what: _fault(first)}
+    images: list[ImageReport] = []
+    for modality in _MODALITIES:
+        if not getattr(row, modality):
+            continue
+        he, sp = (row.he, None) if modality == "he" else (None, row.sp)
+        alone = replace(row, he=he, sp=sp, instances=None, classes=None)
+        try:
+            images.append(_image_report(_facts(task, alone), modality))
+        except SlideError as error:
+            faults.setdefault(error.what, _fault(error))
+            images.append(_header(task, modality))
+    with suppress(SlideError):
+        return _report(row, faults.values(), images, _annotation_shape(task))
+    return _report(row, faults.values(), images)
+
+
+def _fault(error: SlideError) -> Fault:
+    return Fault(error.code, error.message, error.hint)
+
+
+def _unforeseen(error: Exception) -> Fault:
+    return Fault("internal", f"{type(error).__name__}: {error}", "Please report it")
+
+
+def _header(task: _Task, modality: Modality) -> ImageReport:
+    from slideloom.slides.open import open_image
+
+    text = str(getattr(task.row, modality))
+    try:
+        with open_image(parse_source(text, task.root), modality) as image:
+            return ImageReport(
+                image=modality,
+                source=text,
+                reader=image.reader,
+                height_px=image.height_px,
+                width_px=image.width_px,
+                n_channels=image.n_channels,
+                dtype=str(image.dtype),
+                channels=image.channel_names or (),
+            )
+    except SlideError:
+        return ImageReport(modality, text)
+
+
+def _image_report(facts: SlideFacts, modality: Modality) -> ImageReport:
+    one = facts.images[modality]
+    return ImageReport(
+        image=modality,
+        source=one.source,
+        reader=one.reader,
+        height_px=one.height_px,
+        width_px=one.width_px,
+        n_channels=one.n_channels,
+        dtype=one.dtype,
+        mpp_um=one.mpp_um,
+        mpp_source=one.mpp_source,
+        channels=tuple(channel.name for channel in one.channels),
+        markers=tuple(channel.marker for channel in one.channels if channel.marker),
+    )
+
+
+def _missing_markers(task: _Task, images: Sequence[ImageReport]) -> Iterator[Fault]:
+    has = next((image.markers for image in images if image.image == "sp"), ())
+    by_lack: dict[tuple[str, ...], list[str]] = {}
+    for experiment, markers in task.wanted.items():
+        lack = tuple(marker for marker in markers if marker not in has)
+        if lack:
+            by_lack.setdefault(lack, []).append(experiment)
+    for lack, experiments in by_lack.items():
+        message = f"the image has no {', '.join(lack)}, which {', '.join(experiments)} reads"
+        hint = f"It has: {', '.join(has)}. Leave its platform out of the split, or the marker out of the encoder"
+        yield Fault("missing_marker", message, hint)
+
+
+def _annotation_shape(task: _Task) -> tuple[int, int] | None:
+    from slideloom.slides.labels import label_shape
+
+    return label_shape(parse_source(task.row.instances, task.root)) if task.row.instances else None
+
+
+def _read_everything(task: _Task, facts: SlideFacts) -> tuple[list[Fault], int | None, list[str]]:
+    from slideloom.slides.annotations import read_annotations
+
+    faults: list[Fault] = []
+    for modality in facts.images:
+        try:
+            _read_pixels(task, cast("Modality", modality))
+        except SlideError as error:
+            faults.append(_fault(error))
+        except Exception as error:
+            faults.append(_unforeseen(error))
+    try:
+        found = read_annotations(task.row, task.root, facts, facts.reference, 1.0, task.classes)
+    except SlideError as error:
+        return [*faults, _fault(error)], None, []
+    if found is None:
+        return faults, None, []
+    import numpy as np
+
+    maps, warnings = found
+    return faults, int(np.count_nonzero(np.unique(maps.instances))), list(warnings)
+
+
+def _read_pixels(task: _Task, modality: Modality) -> None:
+    """Read level 0 once, in bands of full rows where they fit into memory."""
+    from slideloom.slides.open import open_image
+
+    with open_image(parse_source(str(getattr(task.row, modality)), task.root), modality) as image:
+        row_bytes = image.width_px * image.n_channels * image.dtype.itemsize
+        band_px = max(1, min(image.height_px, _WINDOW_BYTES // row_bytes))
+        for y_px in range(0, image.height_px, band_px):
+            image.read(0, y_px, 0, min(band_px, image.height_px - y_px), image.width_px)

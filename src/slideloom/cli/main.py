@@ -1,0 +1,265 @@
+"""``slideloom``: look at a study before, and at its results after, the workflow runs."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from slideloom._version import __version__
+from slideloom.errors import SlideloomError
+
+if TYPE_CHECKING:
+    from slideloom.cli.examine import SlideReport
+    from slideloom.slides.study import Study
+
+__all__ = ["app"]
+
+_TRACEBACK = "--traceback"
+
+
+class _Commands(TyperGroup):
+    """Tells errors in a person's words; ``--traceback`` may stand anywhere on the line."""
+
+    def main(self, args: Any = None, *more: Any, **named: Any) -> Any:
+        words = list(sys.argv[1:] if args is None else args)
+        self._traceback = _TRACEBACK in words
+        return super().main([word for word in words if word != _TRACEBACK], *more, **named)
+
+    def invoke(self, ctx: Any) -> Any:
+        if self._traceback:
+            return super().invoke(ctx)
+        try:
+            return super().invoke(ctx)
+        except SlideloomError as error:
+            from slideloom.cli.screens import console, print_error
+
+            print_error(error, console(stderr=True))
+            raise typer.Exit(1) from None
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains at its end
+            raise typer.Exit(1) from None
+        except OSError as error:
+            typer.echo(f"error: {error.filename or ''}: {error.strerror or error}", err=True)
+            raise typer.Exit(1) from None
+        except (KeyboardInterrupt, typer.Exit, typer.Abort):
+            raise
+        except Exception as error:
+            if type(error).__module__.startswith(("click", "typer")):
+                raise
+            typer.echo(f"unforeseen error: {type(error).__name__}: {error}", err=True)
+            typer.echo(f"Run it again with {_TRACEBACK} and please report it.", err=True)
+            raise typer.Exit(2) from None
+
+
+app = typer.Typer(
+    cls=_Commands,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Whole slides, H&E and multiplexed, to nuclei and tables.\n\n"
+    "Before a run: sheet, check, doctor. The run: snakemake --profile profiles/local. After it: show.",
+)
+ConfigArgument = Annotated[Path, typer.Argument(help="The study's YAML file.")]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"slideloom {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+    traceback: Annotated[bool, typer.Option(_TRACEBACK, help="Show where in the code an error arose.")] = False,
+) -> None:
+    """Options of every command."""
+
+
+@app.command()
+def sheet(
+    folder: Annotated[Path, typer.Argument(help="Folder of images; folders below it are searched, too.")],
+    out: Annotated[Path | None, typer.Option(help="The sheet to write; printed when left out.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace a sheet that is there.")] = False,
+) -> None:
+    """Make a sheet from a folder of images.
+
+    Names decide what belongs together: case7_he.svs and case7_sp.ome.tif (also _mif, _codex, …) are one slide,
+    case7_labels.tif (also _instances) and case7_classes.csv its annotation. Look through the result, and add pixel
+    sizes, patients, platforms and splits where they matter.
+    """
+    from dataclasses import replace
+
+    from slideloom.cli.discover import discover
+    from slideloom.slides.sheet import sheet_text, write_sheet
+
+    found = discover(folder)
+    rows = found.rows
+    if out is not None:
+        if out.exists() and not force:
+            raise SlideloomError("this file exists already", where=str(out), hint="Give --force to replace it")
+        start = os.path.relpath(folder, out.parent)
+        if start != ".":
+            names = ("he", "sp", "instances", "classes")
+            moved = [{n: Path(start, text).as_posix() for n in names if (text := getattr(row, n))} for row in rows]
+            rows = [replace(row, **paths) for row, paths in zip(rows, moved, strict=True)]  # type: ignore[arg-type]
+        write_sheet(rows, out)
+    else:
+        typer.echo(sheet_text(rows), nl=False)
+    for note in found.notes:
+        typer.echo(f"note: {note}", err=True)
+    where = f"in {out}; its paths start at its own folder" if out else f"found; the paths start at {folder}"
+    typer.echo(f"{len(rows)} {'slide' if len(rows) == 1 else 'slides'} {where}.", err=True)
+
+
+@app.command()
+def check(config: ConfigArgument) -> None:
+    """Tell every mistake in config, sheet and tables.
+
+    Opens no slide and takes about a second. Ends with exit code 1 when there is any mistake.
+    """
+    from slideloom.cli.screens import console, print_study
+
+    print_study(_load(config), console())
+
+
+def _load(config: Path) -> Study:
+    from slideloom.slides.study import load_study
+
+    return load_study(config)
+
+
+@app.command()
+def doctor(
+    config: ConfigArgument,
+    deep: Annotated[bool, typer.Option("--deep", help="Also read every pixel and annotation once.")] = False,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes; all cores, at most 8, if left out.")] = None,
+    table: Annotated[Path | None, typer.Option(help="Also write the findings as Parquet, a row an image.")] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="End with exit code 1 if any slide will fail.")] = False,
+) -> None:
+    """Open every slide and say which will fail, and why.
+
+    Ends with exit code 0 when the run may start: the config is right and at least one slide is good. A slide that
+    is not good fails alone; the others finish.
+    """
+    from slideloom.cli.screens import console, print_examination
+
+    study = _load(config)
+    screen = console()
+    reports = _examine(study, deep, workers)
+    print_examination(reports, screen)
+    if table is not None:
+        from slideloom.cli.findings import write_findings
+
+        write_findings(reports, table)
+        screen.print(f"\nFindings: {table}")
+    bad = sum(not report.good for report in reports)
+    good = len(reports) - bad
+    verdict = f"[bold green]{good} of {len(reports)} slides can run[/]"
+    screen.print(f"\n{verdict}" + (f", [bold red]{bad} will fail[/]; the others finish without them." if bad else "."))
+    if not good or (strict and bad):
+        raise typer.Exit(1)
+
+
+def _examine(study: Study, deep: bool, workers: int | None) -> list[SlideReport]:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from slideloom.cli.examine import examine
+    from slideloom.cli.screens import console
+
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    found = {}
+    screen = console(stderr=True)
+    with Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal) as progress:
+        task = progress.add_task("reading every pixel" if deep else "reading headers", total=len(study.rows))
+        for report in examine(study, deep=deep, workers=workers):
+            found[report.slide_id] = report
+            progress.advance(task)
+    return [found[row.slide_id] for row in study.rows]
+
+
+@app.command()
+def demo(
+    folder: Annotated[Path, typer.Argument(help="Where the cohort is written.")],
+    seed: Annotated[int, typer.Option(min=0, help="Another seed, another cohort; the same seed, the same bytes.")] = 0,
+    slides: Annotated[int, typer.Option(min=1, help="Number of slides, each with an H&E and an SP image.")] = 8,
+    size: Annotated[int, typer.Option(min=128, help="Side of a slide, pixels.")] = 960,
+) -> None:
+    """Write a synthetic cohort with known nuclei.
+
+    Paired H&E and 16-marker slides of the same tissue, as real files, with sheet, markers and classes.
+    """
+    from slideloom.demo.cohort import write_cohort
+
+    place = write_cohort(folder, seed=seed, n_slides=slides, size_px=size)
+    typer.echo(f"{slides} slides; the sheet is {place}")
+
+
+_SHOWN = (
+    *("experiment", "fold", "slide_id", "platform", "role", "n_gt", "n_pred", "pq", "dq", "sq", "aji", "f1_50"),
+    *("dice_binary", "dice_macro"),
+)
+
+
+@app.command()
+def show(results: Annotated[Path, typer.Argument(help="The study's results folder.")]) -> None:
+    """Print the slides table of a finished run.
+
+    And what failed, and where the report is.
+    """
+    import pandas as pd
+
+    from slideloom.artefacts.paths import Paths
+    from slideloom.cli.screens import console, print_frame
+
+    reports = Paths(results).reports()
+    place = reports / "slides.parquet"
+    if not place.is_file():
+        hint = "Run snakemake first, or name the config's 'results' folder"
+        raise SlideloomError("no slides table here", where=str(place), hint=hint)
+    frame = pd.read_parquet(place)
+    screen = console()
+    print_frame(frame, [name for name in _SHOWN if name in frame.columns], screen)
+    failures = reports / "failures.parquet"
+    if failures.is_file() and len(failed := pd.read_parquet(failures)):
+        screen.print(f"\n[bold red]{len(failed)} failed[/]")
+        print_frame(
+            failed, [name for name in ("slide_id", "stage", "code", "message") if name in failed.columns], screen
+        )
+    screen.print(f"\ntables  {reports}", soft_wrap=True)
+    if (reports / "report.html").is_file():
+        screen.print(f"report  {reports / 'report.html'}", soft_wrap=True)
+
+
+@app.command()
+def schema(
+    write: Annotated[
+        Path | None, typer.Option(help="Write README.md and schema/config.schema.json below this folder instead.")
+    ] = None,
+) -> None:
+    """Print the config's JSON Schema.
+
+    With --write, write it and the page that describes every key.
+    """
+    if write is None:
+        from slideloom.config.schema import schema_text
+
+        typer.echo(schema_text(), nl=False)
+        return
+    from slideloom.cli.documents import write_documents
+
+    for path in write_documents(write):
+        typer.echo(str(path))
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,123 @@
+"""The baseline that every learned encoder must beat: the mean of each normalised marker in each token's square."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from slideloom.config.model import EncoderConfig
+from slideloom.encoders.base import EncoderSpec, channel_label, check_patch_px, check_tile, resolve_blocks
+from slideloom.errors import SlideloomError
+from slideloom.patches.statistics import ChannelStatistics, marker_indices
+from slideloom.slides.tables import Channel
+
+__all__ = ["MeanMarker", "build_mean_marker"]
+
+_PATCH_PX = 8
+
+
+class MeanMarker:
+    """Tokens are means: width = number of markers, one block, no weights.
+
+    Parameters
+    ----------
+    markers : sequence of str
+        Name of each channel, in order.
+    patch_px : {8, 16}
+        Side of a token's square.
+    """
+
+    def __init__(self, markers: Sequence[str], patch_px: int = _PATCH_PX) -> None:
+        check_patch_px(patch_px, "mean_marker")
+        self.markers = tuple(markers)
+        self.width = self.image_channels = len(self.markers)
+        self.patch_px = patch_px
+        self.blocks: tuple[int, ...] = (1,)
+        self.weights = "none"
+        self.notes: tuple[str, ...] = ()
+        self.spec = EncoderSpec(
+            name="mean_marker",
+            kind="markers",
+            patch_px=patch_px,
+            width=self.width,
+            depth=1,
+            blocks=self.blocks,
+            tile_multiple_px=patch_px,
+            source="Slideloom",
+        )
+
+    def to(self, device: str) -> MeanMarker:
+        """Nothing to move."""
+        return self
+
+    def preprocess(self, pixels: Tensor, statistics: ChannelStatistics | None) -> Tensor:
+        """Clip, take the logarithm, standardise: :meth:`ChannelStatistics.apply` on the pixels' own device.
+
+        Parameters
+        ----------
+        pixels : Tensor
+            (n, c, h, w) raw intensities, channels in the order of ``markers``.
+        statistics : ChannelStatistics
+            Of the same markers in the same order.
+
+        Returns
+        -------
+        Tensor
+            (n, c, h, w) float32.
+
+        Raises
+        ------
+        SlideloomError
+            ``encoder_statistics``: none given, or of other markers. ``encoder_channels``: another number of channels.
+        """
+        if statistics is None or statistics.markers != self.markers:
+            got = "none" if statistics is None else ", ".join(statistics.markers)
+            raise SlideloomError(
+                f"channel statistics of {got}",
+                where="mean_marker",
+                expected=", ".join(self.markers),
+                hint="Run the statistics stage for this encoder again",
+                code="encoder_statistics",
+            )
+        if pixels.shape[1] != self.width:
+            raise SlideloomError(
+                f"{pixels.shape[1]} channels", where="mean_marker", expected=str(self.width), code="encoder_channels"
+            )
+        columns = torch.tensor(
+            [statistics.clip, statistics.mean, statistics.std], dtype=torch.float32, device=pixels.device
+        )
+        clip, mean, std = columns[:, :, None, None]
+        values = torch.minimum(pixels.to(torch.float32), clip)
+        if statistics.log1p:
+            values = values.clamp_min_(0).log1p_()
+        return values.sub_(mean).div_(std)
+
+    def encode(self, images: Tensor) -> dict[int, Tensor]:
+        """Mean over each ``patch_px`` square: (n, c, h, w) → {1: (n, h / patch_px, w / patch_px, c)}."""
+        for side in images.shape[-2:]:
+            check_tile(side, self.spec)
+        return {1: functional.avg_pool2d(images, self.patch_px).permute(0, 2, 3, 1).contiguous()}
+
+
+def build_mean_marker(config: EncoderConfig, channels: Sequence[Channel]) -> MeanMarker:
+    """Build from a config entry.
+
+    Parameters
+    ----------
+    config : EncoderConfig
+        ``markers`` (empty: every channel), ``patch_px`` (8 or 16, default 8).
+    channels : sequence of Channel
+        Of a slide of the study; they settle the markers when the config leaves them open.
+
+    Raises
+    ------
+    SlideError
+        ``missing_marker``.
+    """
+    chosen = marker_indices(channels, config.markers)
+    encoder = MeanMarker([channel_label(channels[index]) for index in chosen], config.patch_px or _PATCH_PX)
+    resolve_blocks(config.blocks, encoder.spec)
+    return encoder

@@ -1,0 +1,267 @@
+"""The cell table: GeoParquet, one row a nucleus."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import shapely
+from numpy.typing import NDArray
+
+from slideloom._version import __version__
+from slideloom.artefacts.files import publish
+from slideloom.artefacts.tables import METADATA_KEY, Column, OpenColumns, TableSchema, check_table
+from slideloom.instances.measure import Figures
+from slideloom.slides.tables import Channel, ClassTable
+
+__all__ = ["CELLS", "MarkerMeans", "cell_classes", "write_cells"]
+
+_TEXT = pa.dictionary(pa.int32(), pa.string())
+_NO_CLASSES = "the decoder has no classes head"
+_ROW_GROUP = 1 << 17
+BACKGROUND = "background"
+
+CELLS = TableSchema(
+    name="cells",
+    version=1,
+    row="nucleus",
+    key=("cell_id",),
+    columns=(
+        Column("slide_id", _TEXT, "The slide, as in the sheet."),
+        Column("cell_id", pa.int64(), "Value of the nucleus in the label image; raster order of first pixels."),
+        Column("x_px", pa.float64(), "Centroid: mean of the pixel centres, level-0 pixels of the image.", unit="px"),
+        Column("y_px", pa.float64(), "Likewise.", unit="px"),
+        Column("x_um", pa.float64(), "Centroid from the image's left edge.", unit="µm"),
+        Column("y_um", pa.float64(), "Centroid from the image's upper edge.", unit="µm"),
+        Column("bbox_xmin_px", pa.float64(), "Left edge, level-0 pixels.", unit="px"),
+        Column("bbox_ymin_px", pa.float64(), "Upper edge, level-0 pixels.", unit="px"),
+        Column("bbox_xmax_px", pa.float64(), "Right edge, level-0 pixels.", unit="px"),
+        Column("bbox_ymax_px", pa.float64(), "Lower edge, level-0 pixels.", unit="px"),
+        Column("area_px", pa.int64(), "Pixels in the label image.", unit="px"),
+        Column("area_um2", pa.float64(), "Area of those pixels.", unit="µm²"),
+        Column(
+            "class_id",
+            pa.uint8(),
+            "Class of most of its pixels; background (0) only where no pixel has another.",
+            null=_NO_CLASSES,
+        ),
+        Column("class_name", _TEXT, "Name of that class.", null=_NO_CLASSES),
+        Column(
+            "class_probability",
+            pa.float32(),
+            "Share of that class in the summed probability of its pixels' classes.",
+            null=_NO_CLASSES,
+        ),
+        Column("nucleus_probability", pa.float32(), "Mean of the nucleus probability over its pixels."),
+        Column("geometry", pa.binary(), "Outline as WKB, (x, y) in level-0 pixels; holes are kept.", unit="px"),
+    ),
+    open_columns=(
+        OpenColumns(
+            "probability_",
+            pa.float32(),
+            "Share of the class in the summed probability of its pixels' classes; background has what is missing to 1.",
+            _NO_CLASSES,
+        ),
+        OpenColumns(
+            "mean_",
+            pa.float32(),
+            "Mean raw intensity of the marker under the nucleus.",
+            "no tile covers any of its pixels",
+        ),
+    ),
+)
+
+
+@dataclass(frozen=True)
+class MarkerMeans:
+    """Mean intensities of nuclei.
+
+    Attributes
+    ----------
+    names : tuple of str
+        Column of each channel: ``mean_<marker>``.
+    values : (n + 1, c) float64 array
+        NaN where no tile covers a nucleus.
+    """
+
+    names: tuple[str, ...]
+    values: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, channels: Sequence[Channel], sums: NDArray[np.float64], pixels: NDArray[np.int64]) -> MarkerMeans:
+        """From sums and pixel counts; a marker that several channels show is told apart by their names."""
+        markers = [channel.marker or channel.name for channel in channels]
+        names = [
+            f"mean_{marker}" if markers.count(marker) == 1 else f"mean_{marker}_{channel.name}"
+            for marker, channel in zip(markers, channels, strict=True)
+        ]
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return cls(tuple(names), sums / pixels[:, None])
+
+
+def cell_classes(figures: Figures) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
+    """Class and class shares of every nucleus.
+
+    Parameters
+    ----------
+    figures : Figures
+        Of a slide with a class map.
+
+    Returns
+    -------
+    class_id : (n + 1,) uint8 array
+        Class of most pixels, ties to the smaller id; background only where there is no other (HoVer-Net's rule).
+    share : (n + 1, k) float64 array
+        Share of each class, background first, in the summed probability of the pixels' classes. The maps hold the
+        winning class's probability alone, so this weighs each pixel's vote by how sure it is.
+    """
+    votes = figures.class_pixels[:, 1:]
+    winner = np.where(votes.any(axis=1), votes.argmax(axis=1) + 1, 0) if votes.shape[1] else votes.sum(axis=1)
+    total = figures.class_weight.sum(axis=1, keepdims=True)
+    share = np.where(
+        total > 0,
+        figures.class_weight / np.maximum(total, 1),
+        figures.class_pixels / np.maximum(figures.area, 1)[:, None],
+    )
+    return winner.astype(np.uint8), share
+
+
+def write_cells(
+    place: Path,
+    slide_id: str,
+    figures: Figures,
+    classes: ClassTable | None,
+    markers: MarkerMeans | None,
+    *,
+    scale: float,
+    image_mpp_um: float,
+    made_from: Mapping[str, Any],
+) -> pa.Table:
+    """Write the cell table of a slide.
+
+    Parameters
+    ----------
+    place : Path
+        Parquet file.
+    slide_id : str
+        The slide.
+    figures : Figures
+        Of its instances.
+    classes : ClassTable, optional
+        Names of the classes; None without a class map.
+    markers : MarkerMeans, optional
+        For marker images.
+    scale : float
+        Level-0 pixels per grid pixel.
+    image_mpp_um : float
+        Level-0 pixel size, µm.
+    made_from : mapping
+        JSON values for the file's metadata.
+
+    Returns
+    -------
+    pyarrow.Table
+        As written: rows by rising ``cell_id``, all columns also without a single row.
+
+    Raises
+    ------
+    SlideloomError
+        ``table_schema``.
+    """
+    count = len(figures.area) - 1
+    rows = slice(1, None)
+    columns = _places(figures, scale, image_mpp_um)
+    columns |= {
+        "slide_id": pa.DictionaryArray.from_arrays(pa.array(np.zeros(count, np.int32)), pa.array([slide_id])),
+        "cell_id": np.arange(1, count + 1, dtype=np.int64),
+        "nucleus_probability": figures.nucleus[rows] / (255 * np.maximum(figures.area[rows], 1)),
+        "geometry": pa.array(shapely.to_wkb(figures.polygon[rows]), pa.binary()),
+    }
+    if classes is not None:
+        columns |= _classes(figures, classes)
+    if markers is not None:
+        columns |= {name: markers.values[rows, index] for index, name in enumerate(markers.names)}
+    table = _table(columns, count)
+    about = {
+        "schema": CELLS.name,
+        "schema_version": CELLS.version,
+        "slideloom_version": __version__,
+        "units": {column.name: column.unit for column in CELLS.columns if column.unit},
+        "made_from": dict(made_from),
+    }
+    metadata = {METADATA_KEY: json.dumps(about, sort_keys=True, ensure_ascii=False), "geo": json.dumps(_geo(figures))}
+    table = table.replace_schema_metadata(metadata)
+    with publish(place) as draft:
+        pq.write_table(table, draft, compression="zstd", row_group_size=_ROW_GROUP)
+    return table
+
+
+def _places(figures: Figures, scale: float, image_mpp_um: float) -> dict[str, Any]:
+    rows = slice(1, None)
+    x_px, y_px = (figures.centroid[rows] * scale).T
+    top, left, bottom, right = (figures.box[rows] * scale).T
+    return {
+        "x_px": x_px,
+        "y_px": y_px,
+        "x_um": x_px * image_mpp_um,
+        "y_um": y_px * image_mpp_um,
+        "bbox_xmin_px": left,
+        "bbox_ymin_px": top,
+        "bbox_xmax_px": right,
+        "bbox_ymax_px": bottom,
+        "area_px": figures.area[rows],
+        "area_um2": figures.area[rows] * (scale * image_mpp_um) ** 2,
+    }
+
+
+def _classes(figures: Figures, classes: ClassTable) -> dict[str, Any]:
+    names = [BACKGROUND, *classes.names]
+    class_id, share = cell_classes(figures)
+    class_id, share = class_id[1:], share[1:]
+    indices = pa.array(class_id.astype(np.int32))
+    return {
+        "class_id": class_id,
+        "class_name": pa.DictionaryArray.from_arrays(indices, pa.array(names)),
+        "class_probability": share[np.arange(len(class_id)), class_id],
+        **{f"probability_{name}": share[:, number] for number, name in enumerate(names) if number},
+    }
+
+
+def _table(columns: Mapping[str, Any], count: int) -> pa.Table:
+    extra = [name for name in columns if name not in CELLS.names]
+    schema = CELLS.arrow(extra)
+    arrays = []
+    for about in schema:
+        values = columns.get(about.name)
+        if values is None:
+            arrays.append(pa.nulls(count, about.type))
+        elif isinstance(values, np.ndarray):
+            arrays.append(
+                pa.array(values.astype(about.type.to_pandas_dtype(), copy=False), about.type, from_pandas=True)
+            )
+        else:
+            arrays.append(values)
+    table = pa.Table.from_arrays(arrays, schema=schema)
+    check_table(CELLS, table)
+    return table
+
+
+def _geo(figures: Figures) -> dict[str, Any]:
+    polygons = figures.polygon[1:]
+    kinds = np.unique(shapely.get_type_id(polygons)).tolist()
+    column: dict[str, Any] = {
+        "encoding": "WKB",
+        "geometry_types": [{3: "Polygon", 6: "MultiPolygon"}[kind] for kind in kinds],
+        "crs": None,
+        "edges": "planar",
+        "orientation": "counterclockwise",
+    }
+    if len(polygons):
+        column["bbox"] = shapely.total_bounds(polygons).tolist()
+    return {"version": "1.1.0", "primary_column": "geometry", "columns": {"geometry": column}}

@@ -1,0 +1,299 @@
+"""Gather what the stages left behind into the report tables.
+
+Nothing here looks for files: what to read is passed in, so that a rule's inputs decide, and a left-over of an earlier
+run of a slide that now fails is not mistaken for a result.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from slideloom.artefacts.files import read_json
+from slideloom.artefacts.paths import Paths
+from slideloom.artefacts.stage import ItemState, load_job_states
+from slideloom.artefacts.tables import read_table, write_table
+from slideloom.config.model import StudyConfig
+from slideloom.metrics.schemas import CLASS_METRICS, SLIDE_METRICS
+from slideloom.reports.aggregate import compare_experiments, summarise_experiments
+from slideloom.reports.schemas import REPORT_TABLES, TRAINING
+from slideloom.slides.sheet import SlideRow
+
+__all__ = [
+    "Run",
+    "gather_costs",
+    "gather_failures",
+    "gather_reports",
+    "gather_slides",
+    "gather_training",
+    "runs_of",
+]
+
+#: Stages whose items are not slides.
+_NOT_SLIDES = {"splits", "statistics", "train"}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One fold of one experiment and what it left.
+
+    Attributes
+    ----------
+    experiment, fold : str
+        Which.
+    random_weights : bool
+        Its encoder ran with random weights.
+    split : Path
+        Parquet file with slide_id, fold, role.
+    history : Path or None
+        Its training history; ``None`` when the training failed.
+    metrics : mapping of str to Path
+        Folder with ``slide.parquet`` and ``classes.parquet``, by slide; only slides that were scored.
+    """
+
+    experiment: str
+    fold: str
+    random_weights: bool
+    split: Path
+    history: Path | None = None
+    metrics: Mapping[str, Path] = field(default_factory=dict)
+
+
+def runs_of(config: StudyConfig, paths: Paths, job_records: Iterable[Path]) -> list[Run]:
+    """Runs of a study, with the slides that its job records call scored.
+
+    Parameters
+    ----------
+    config : StudyConfig
+        The study.
+    paths : Paths
+        Of its artefacts.
+    job_records : iterable of Path
+        Job records of any stages; those of ``metrics`` and ``train`` count here.
+
+    Returns
+    -------
+    list of Run
+        In the order of the config.
+    """
+    done: dict[tuple[str, str], set[str]] = {}
+    for stage, context, states in _read_records(job_records):
+        done.setdefault((stage, context), set()).update(item for item, state in states.items() if state.status == "ok")
+    runs = []
+    for name, experiment in config.experiments.items():
+        random_weights = config.encoders[experiment.encoder].random is not None
+        for fold in config.splits[experiment.split].fold_names:
+            context = f"{name}/{fold}"
+            trained = bool(done.get(("train", context))) or fold in done.get(("train", name), ())
+            history = paths.model(name, fold) / "history.parquet"
+            scored = sorted(done.get(("metrics", context), ()))
+            metrics = {slide: paths.metrics(name, fold, slide) for slide in scored}
+            split = paths.split(experiment.split)
+            runs.append(Run(name, fold, random_weights, split, history if trained and history.is_file() else None, metrics))
+    return runs
+
+
+def gather_reports(
+    study: str,
+    runs: Sequence[Run],
+    rows: Sequence[SlideRow],
+    job_records: Iterable[Path],
+    benchmarks: Iterable[Path],
+    results: Path,
+    place: Path,
+    *,
+    accounts: Mapping[tuple[str, str, str], Mapping[str, float]] | None = None,
+    made_from: Mapping[str, Any] | None = None,
+) -> dict[str, pa.Table]:
+    """Write the seven report tables.
+
+    Parameters
+    ----------
+    study : str
+        Its name.
+    runs : sequence of Run
+        What was trained and scored, as :func:`runs_of` gives it.
+    rows : sequence of SlideRow
+        The sheet.
+    job_records : iterable of Path
+        Job records of every stage.
+    benchmarks : iterable of Path
+        Snakemake benchmark files, ``{results}/benchmarks/{stage}/{context}/{unit}.tsv``.
+    results : Path
+        The results folder.
+    place : Path
+        Folder to write to.
+    accounts : mapping, optional
+        By (rule, context, unit): ``tiles`` and ``gpu_seconds``, where a job told them.
+    made_from : mapping, optional
+        JSON values for the metadata of every table.
+
+    Returns
+    -------
+    dict of str to pyarrow.Table
+        By name; the files are ``{place}/{name}.parquet``. Without slides the tables are empty, columns complete.
+    """
+    slides, classes = gather_slides(runs, rows)
+    gathered: dict[str, list[dict[str, Any]]] = {
+        "slides": slides,
+        "classes": classes,
+        "experiments": summarise_experiments(slides),
+        "comparisons": compare_experiments(slides),
+        "training": gather_training(runs),
+        "costs": gather_costs(benchmarks, results, accounts or {}),
+        "failures": gather_failures(job_records, {row.slide_id for row in rows}),
+    }
+    return {
+        name: write_table(
+            schema, [{"study": study} | row for row in gathered[name]], place / f"{name}.parquet", made_from=made_from
+        )
+        for name, schema in REPORT_TABLES.items()
+    }
+
+
+def gather_slides(runs: Sequence[Run], rows: Sequence[SlideRow]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Rows of ``slides.parquet`` and ``classes.parquet``, without the study.
+
+    Parameters
+    ----------
+    runs : sequence of Run
+        What was scored.
+    rows : sequence of SlideRow
+        The sheet, for patients and platforms.
+
+    Returns
+    -------
+    slides, classes : list of dict
+        In the order of the runs, slides in alphabetical order.
+    """
+    sheet = {row.slide_id: row for row in rows}
+    roles: dict[Path, dict[tuple[str, str], str]] = {}
+    slides: list[dict[str, Any]] = []
+    classes: list[dict[str, Any]] = []
+    for run in runs:
+        if run.metrics and run.split not in roles:
+            table = pq.read_table(run.split, columns=["slide_id", "fold", "role"], partitioning=None).to_pylist()
+            roles[run.split] = {(line["slide_id"], line["fold"]): line["role"] for line in table}
+        for slide, folder in sorted(run.metrics.items()):
+            about = {
+                "experiment": run.experiment,
+                "fold": run.fold,
+                "patient_id": sheet[slide].patient_id,
+                "platform": sheet[slide].platform,
+                "role": roles[run.split][slide, run.fold],
+                "random_weights": run.random_weights,
+            }
+            slides += [about | line for line in read_table(SLIDE_METRICS, folder / "slide.parquet").to_pylist()]
+            classes += [about | line for line in read_table(CLASS_METRICS, folder / "classes.parquet").to_pylist()]
+    return slides, classes
+
+
+def gather_training(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """Rows of ``training.parquet``, without the study: the history of every trained run."""
+    kept = {"epoch", "lr", "seconds", "best"}
+    result = []
+    for run in runs:
+        if run.history is None:
+            continue
+        about = {"experiment": run.experiment, "fold": run.fold, "random_weights": run.random_weights}
+        for line in pq.read_table(run.history, partitioning=None).to_pylist():
+            known = {name: value for name, value in line.items() if name in kept or TRAINING.open_for(name)}
+            result.append(about | known)
+    return result
+
+
+def gather_costs(
+    benchmarks: Iterable[Path], results: Path, accounts: Mapping[tuple[str, str, str], Mapping[str, float]]
+) -> list[dict[str, Any]]:
+    """Rows of ``costs.parquet``, without the study, from Snakemake's benchmark files and the jobs' own accounts."""
+    root = results / "benchmarks"
+    lines = []
+    for path in sorted(set(benchmarks)):
+        rule, *context_parts = path.relative_to(root).parent.parts
+        context, unit = "/".join(context_parts), path.stem
+        with path.open(newline="", encoding="utf-8") as handle:
+            measured = list(csv.DictReader(handle, delimiter="\t"))
+        if not measured:
+            continue
+        last = measured[-1]  # a job that was tried again is told by its last attempt
+        seconds = _number(last.get("s")) or 0.0
+        account = accounts.get((rule, context, unit), {})
+        tiles = account.get("tiles")
+        lines.append(
+            {
+                "rule": rule,
+                "context": context,
+                "unit": unit,
+                "wildcards": json.dumps({"context": context, "unit": unit}, ensure_ascii=False),
+                "seconds": seconds,
+                "cpu_seconds": _number(last.get("cpu_time")),
+                "max_rss_mb": _number(last.get("max_rss")),
+                "mean_load": _number(last.get("mean_load")),
+                "gpu_seconds": account.get("gpu_seconds"),
+                "tiles_per_s": tiles / seconds if tiles and seconds else None,
+                "read_mb": _number(last.get("io_in")),
+                "written_mb": _number(last.get("io_out")),
+            }
+        )
+    return lines
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        value = float(text or "")
+    except ValueError:  # Snakemake writes NA or - where it could not measure
+        return None
+    return value if 0 <= value < float("inf") else None
+
+
+def gather_failures(job_records: Iterable[Path], slide_ids: set[str]) -> list[dict[str, Any]]:
+    """Rows of ``failures.parquet``, without the study: every failure once, where it first happened.
+
+    Parameters
+    ----------
+    job_records : iterable of Path
+        Job records of every stage; stages after the failing one repeat its state, which is not listed again.
+    slide_ids : set of str
+        Slides of the sheet.
+    """
+    own: dict[tuple[str, str, str], dict[str, Any]] = {}
+    inherited: dict[tuple[str, str, str], dict[str, Any]] = {}
+    for stage, context, states in _read_records(job_records):
+        for item, state in states.items():
+            if state.status != "failed":
+                continue
+            here = state.stage == stage
+            key = (item, state.stage, context if here else "")
+            (own if here else inherited)[key] = {
+                "slide_id": item if item in slide_ids and not (here and stage in _NOT_SLIDES) else None,
+                "item": item,
+                "stage": state.stage,
+                "context": key[2],
+                "reason_code": state.code,
+                "message": state.message,
+                "hint": state.hint,
+            }
+    # A failure is inherited by other items, too: every slide of an experiment whose training failed.
+    told = {(row["stage"], row["reason_code"], row["message"]) for row in own.values()}
+    own |= {
+        key: row
+        for key, row in inherited.items()
+        if (row["stage"], row["reason_code"], row["message"]) not in told
+    }
+    return [own[key] for key in sorted(own)]
+
+
+def _read_records(job_records: Iterable[Path]) -> list[tuple[str, str, dict[str, ItemState]]]:
+    """Stage, context and states of each job record."""
+    found = []
+    for record in sorted(set(job_records)):
+        body = read_json(record)
+        found.append((body["stage"], body["context"], load_job_states([record])))
+    return found

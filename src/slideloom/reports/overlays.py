@@ -1,0 +1,456 @@
+"""Pictures of what was found: a crop of a slide with the outlines of true and of predicted nuclei.
+
+The pixels are one small JPEG, the outlines are vectors: the report can switch them on and off, they stay sharp on paper,
+and each tells about its nucleus when it is pointed at. Only the crop's pixels are read, whatever the slide's size.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from slideloom.artefacts.zarrio import read_attributes
+from slideloom.config.model import Modality
+from slideloom.errors import SlideError
+from slideloom.metrics.contingency import PairCounter, contingency, majority
+from slideloom.metrics.evaluate import label_array
+from slideloom.metrics.panoptic import matched_pairs
+from slideloom.metrics.semantic import UNKNOWN
+from slideloom.slides.annotations import AnnotationMaps, slide_annotations
+from slideloom.slides.facts import image_source, load_facts
+from slideloom.slides.open import open_image
+from slideloom.slides.region import read_region
+from slideloom.slides.sheet import SlideRow
+from slideloom.slides.tables import Channel, ClassTable
+
+__all__ = ["Nucleus", "Overlay", "OverlaySource", "choose_overlays", "draw_overlay", "draw_overlays", "false_colour"]
+
+_LOG = logging.getLogger(__name__)
+_CROP_PX = 384
+_OVERVIEW_PX = 180
+#: False colours of multiplexed crops: the nuclear stain first, then two lively other channels.
+_TINTS: tuple[tuple[str, tuple[float, float, float]], ...] = (
+    ("blue", (0.25, 0.45, 1.0)),
+    ("green", (0.1, 0.9, 0.3)),
+    ("red", (1.0, 0.25, 0.2)),
+)
+
+
+@dataclass(frozen=True)
+class OverlaySource:
+    """What an overlay is drawn from.
+
+    Attributes
+    ----------
+    experiment, fold : str
+        The run.
+    image : {"he", "sp"}
+        The image that it predicts.
+    row : SlideRow
+        The slide.
+    root : Path
+        Folder that the sheet's paths start from.
+    facts, maps, labels, cells : Path
+        Artefacts of the slide; ``cells`` is the cell table.
+    """
+
+    experiment: str
+    fold: str
+    image: Modality
+    row: SlideRow
+    root: Path
+    facts: Path
+    maps: Path
+    labels: Path
+    cells: Path
+
+
+@dataclass(frozen=True)
+class Nucleus:
+    """One outline.
+
+    Attributes
+    ----------
+    path : str
+        SVG path in pixels of the crop.
+    class_id : int
+        0 background, 255 unknown.
+    state : {"hit", "other_class", "false", "missed", "plain"}
+        How it compares with the other side; ``plain`` where nothing can be compared.
+    title : str
+        A line about it.
+    """
+
+    path: str
+    class_id: int
+    state: str
+    title: str
+
+
+@dataclass(frozen=True)
+class Overlay:
+    """A crop with its outlines.
+
+    Attributes
+    ----------
+    experiment, fold, slide_id : str
+        What it shows.
+    width, height : int
+        Size of the crop, pixels of the grid.
+    x_px, y_px : int
+        Its upper left corner on the slide, pixels of the grid.
+    mpp_um : float
+        Pixel size, µm.
+    picture : str
+        The crop as data URI (JPEG).
+    colours : str
+        What the picture's colours mean.
+    overview : str
+        The whole slide, a dot a predicted nucleus, as data URI (PNG).
+    overview_box : tuple of float
+        x, y, width, height of the crop in the overview, as shares of its size.
+    overview_size : tuple of int
+        Width and height of the overview.
+    predicted : tuple of Nucleus
+        Outlines found.
+    true : tuple of Nucleus or None
+        Outlines annotated; ``None`` without annotation.
+    """
+
+    experiment: str
+    fold: str
+    slide_id: str
+    width: int
+    height: int
+    x_px: int
+    y_px: int
+    mpp_um: float
+    picture: str
+    colours: str
+    overview: str
+    overview_box: tuple[float, float, float, float]
+    overview_size: tuple[int, int]
+    predicted: tuple[Nucleus, ...]
+    true: tuple[Nucleus, ...] | None = field(default=None)
+
+
+def choose_overlays(
+    slides: Sequence[Mapping[str, Any]], sources: Sequence[OverlaySource], per_experiment: int = 3
+) -> list[OverlaySource]:
+    """Choose the slides to show: from the worst to the best PQ, the same slides for every experiment where it can be.
+
+    Parameters
+    ----------
+    slides : sequence of mapping
+        Rows of ``slides.parquet``.
+    sources : sequence of OverlaySource
+        What could be shown.
+    per_experiment : int
+        At most so many each; scored slides come first, those with role test before others.
+
+    Returns
+    -------
+    list of OverlaySource
+        By experiment, in the order of ``sources``, best PQ first.
+    """
+    score = {(row["experiment"], row["fold"], row["slide_id"]): row for row in slides}
+
+    def quality(source: OverlaySource) -> tuple[int, float]:
+        row = score.get((source.experiment, source.fold, source.row.slide_id))
+        if row is None or row["pq"] is None:
+            return 2, 0.0
+        return (0 if row["role"] == "test" else 1), -row["pq"]
+
+    shown: list[str] = []
+    result: list[OverlaySource] = []
+    for experiment in dict.fromkeys(source.experiment for source in sources):
+        own = sorted((s for s in sources if s.experiment == experiment), key=lambda s: (quality(s), s.row.slide_id))
+        rank = quality(own[0])[0]
+        first = [source for source in own if quality(source)[0] == rank]
+        spread = np.linspace(0, len(first) - 1, min(per_experiment, len(first))).round().astype(int)
+        wanted = [s for s in own if s.row.slide_id in shown] + [first[k] for k in dict.fromkeys(spread)] + own
+        chosen: dict[str, OverlaySource] = {}
+        for source in wanted:
+            if len(chosen) < per_experiment:
+                chosen.setdefault(source.row.slide_id, source)
+        shown += [slide for slide in chosen if slide not in shown]
+        result += sorted(chosen.values(), key=lambda s: (quality(s), s.row.slide_id))
+    return result
+
+
+def draw_overlays(sources: Iterable[OverlaySource], classes: ClassTable, crop_px: int = _CROP_PX) -> list[Overlay]:
+    """Draw overlays; one that cannot be drawn is logged and left out."""
+    drawn = []
+    for source in sources:
+        try:
+            drawn.append(draw_overlay(source, classes, crop_px))
+        except (SlideError, OSError) as error:
+            _LOG.warning("no overlay of %s, %s: %s", source.row.slide_id, source.experiment, error)
+    return drawn
+
+
+def draw_overlay(source: OverlaySource, classes: ClassTable, crop_px: int = _CROP_PX) -> Overlay:
+    """Draw the part of a slide where its nuclei, the true ones if there are any, stand closest.
+
+    Parameters
+    ----------
+    source : OverlaySource
+        What to draw.
+    classes : ClassTable
+        For names.
+    crop_px : int
+        Side of the crop in pixels of the grid, at most 512.
+
+    Returns
+    -------
+    Overlay
+    """
+    side = min(crop_px, 512)
+    attributes = read_attributes(source.maps)
+    scale, size = float(attributes["scale"]), (int(attributes["height_px"]), int(attributes["width_px"]))
+    facts = load_facts(source.facts)
+    truth = slide_annotations(source.row, source.root, facts, source.image, scale, classes)
+    cells = _read_cells(source.cells)
+    centre_y, centre_x = cells["y_px"] / scale, cells["x_px"] / scale
+    y, x = _densest(size, side, truth, centre_y, centre_x)
+    height, width = min(side, size[0]), min(side, size[1])
+    window = slice(y, y + height), slice(x, x + width)
+    labels = np.asarray(label_array(source.labels)[window]).astype(np.int64)
+    about = facts.image(source.image)
+    with open_image(image_source(source.row, source.image, source.root), source.image) as image:
+        pixels = read_region(image, y, x, height, width, scale, 255 if about.is_rgb else 0)
+    picture, colours = false_colour(pixels, about.channels, about.is_rgb)
+    predicted, true = _compare(labels, truth, window, cells, classes)
+    overview = _overview(size, centre_y, centre_x, cells["class_id"], classes)
+    return Overlay(
+        experiment=source.experiment,
+        fold=source.fold,
+        slide_id=source.row.slide_id,
+        width=width,
+        height=height,
+        x_px=x,
+        y_px=y,
+        mpp_um=float(attributes["mpp_um"]),
+        picture=_data_uri(picture, "JPEG"),
+        colours=colours,
+        overview=_data_uri(overview, "PNG"),
+        overview_box=(x / size[1], y / size[0], width / size[1], height / size[0]),
+        overview_size=(overview.shape[1], overview.shape[0]),
+        predicted=predicted,
+        true=true,
+    )
+
+
+def false_colour(
+    pixels: NDArray[Any], channels: Sequence[Channel], is_rgb: bool
+) -> tuple[NDArray[np.uint8], str]:
+    """Make a picture of a crop.
+
+    Parameters
+    ----------
+    pixels : ndarray, (c, h, w)
+        RGB uint8, or counts of each channel.
+    channels : sequence of Channel
+        Of the pixels.
+    is_rgb : bool
+        Whether they are red, green and blue as they stand.
+
+    Returns
+    -------
+    picture : ndarray of uint8, (h, w, 3)
+    colours : str
+        What its colours mean, such as ``"DNA1 blue, CD45 green, keratin red"``; empty for RGB.
+    """
+    if is_rgb:
+        return np.ascontiguousarray(pixels.transpose(1, 2, 0).astype(np.uint8)), ""
+    light = np.empty(pixels.shape, np.float32)
+    for k, channel in enumerate(pixels):
+        low, high = np.percentile(channel, [1, 99.7])
+        light[k] = np.clip((channel - low) / max(high - low, 1e-6), 0, 1) ** 0.6
+    nuclear = [k for k, channel in enumerate(channels) if channel.nuclear] or [0]
+    others = [k for k in range(len(channels)) if k not in nuclear]
+    chosen = [nuclear[0], *_liveliest(light, others)]
+    picture = np.zeros((*pixels.shape[1:], 3), np.float32)
+    names = []
+    for k, (name, tint) in zip(chosen, _TINTS, strict=False):
+        picture += light[k][..., None] * np.array(tint, np.float32)
+        names.append(f"{channels[k].marker or channels[k].name} {name}")
+    return (np.clip(picture, 0, 1) * 255).astype(np.uint8), ", ".join(names)
+
+
+def _liveliest(light: NDArray[np.float32], among: Sequence[int]) -> list[int]:
+    """The channel that varies most, and of the rest the one that varies most and least like the first."""
+    if not among:
+        return []
+    centred = light[list(among)].reshape(len(among), -1)
+    centred = centred - centred.mean(axis=1, keepdims=True)
+    spread = np.sqrt((centred**2).mean(axis=1))
+    first = int(spread.argmax())
+    alike = np.abs(centred @ centred[first]) / (centred.shape[1] * spread * spread[first] + 1e-9)
+    worth = spread * (1 - np.minimum(alike, 1))
+    worth[first] = -1
+    return [among[first], *([among[int(worth.argmax())]] if len(among) > 1 else [])]
+
+
+def _read_cells(path: Path) -> dict[str, NDArray[Any]]:
+    """Columns of the cell table that an overlay needs; empty arrays where there is no table."""
+    wanted = {"cell_id": np.int64, "x_px": np.float64, "y_px": np.float64, "class_id": np.uint8, "class_probability": float}
+    if not path.is_file():
+        return {name: np.empty(0, kind) for name, kind in wanted.items()}
+    present = set(pq.read_schema(path).names)
+    table = pq.read_table(path, columns=[name for name in wanted if name in present], partitioning=None)
+    result: dict[str, NDArray[Any]] = {}
+    for name, kind in wanted.items():
+        if name in present:
+            result[name] = table.column(name).to_numpy(zero_copy_only=False)
+        else:
+            result[name] = np.zeros(table.num_rows, kind)
+    missing = np.isnan(result["class_id"].astype(np.float64))
+    result["class_id"] = np.where(missing, 0, result["class_id"]).astype(np.uint8)
+    return result
+
+
+def _densest(
+    size: tuple[int, int],
+    side: int,
+    truth: AnnotationMaps | None,
+    centre_y: NDArray[np.float64],
+    centre_x: NDArray[np.float64],
+) -> tuple[int, int]:
+    """Upper left corner of the window with most nuclei, on a lattice of a quarter window."""
+    step = max(1, side // 4)
+    rows, cols = -(-size[0] // step), -(-size[1] // step)
+    count = np.zeros((rows, cols))
+    if truth is not None and truth.instances.any():
+        for row in range(rows):
+            band = (truth.instances[row * step : (row + 1) * step] > 0).sum(axis=0)
+            count[row] = np.add.reduceat(band, np.arange(0, size[1], step))
+    else:
+        at = (centre_y / step).astype(int).clip(0, rows - 1), (centre_x / step).astype(int).clip(0, cols - 1)
+        np.add.at(count, at, 1)
+    total = np.zeros((rows + 1, cols + 1))
+    total[1:, 1:] = count.cumsum(axis=0).cumsum(axis=1)
+    deep, wide = min(4, rows), min(4, cols)
+    window = total[deep:, wide:] - total[:-deep, wide:] - total[deep:, :-wide] + total[:-deep, :-wide]
+    row, col = np.unravel_index(int(window.argmax()), window.shape)
+    return min(int(row) * step, max(0, size[0] - side)), min(int(col) * step, max(0, size[1] - side))
+
+
+def _compare(
+    labels: NDArray[np.int64],
+    truth: AnnotationMaps | None,
+    window: tuple[slice, slice],
+    cells: Mapping[str, NDArray[Any]],
+    classes: ClassTable,
+) -> tuple[tuple[Nucleus, ...], tuple[Nucleus, ...] | None]:
+    names = {0: "no class", UNKNOWN: "class unknown", **dict(zip(classes.ids, classes.names, strict=True))}
+    at = {int(cell): k for k, cell in enumerate(cells["cell_id"])}
+    class_of = {label: int(cells["class_id"][at[label]]) if label in at else 0 for label in np.unique(labels).tolist()}
+
+    def found(label: int) -> str:
+        share = float(cells["class_probability"][at[label]]) if label in at else 0.0
+        return f"predicted {label}: {names.get(class_of[label], '')}" + (f" {share:.0%}" if share else "")
+
+    if truth is None:
+        return tuple(
+            Nucleus(path, class_of[label], "plain", found(label)) for label, path in _outlines(labels).items()
+        ), None
+    gt, gt_map = truth.instances[window], truth.class_map[window]
+    counter = PairCounter()
+    counter.add(gt, gt_map, gt > 0)
+    table = contingency(gt, labels)
+    gt_class = dict(zip(table.gt_ids.tolist(), majority(*counter.pairs(), table.gt_ids).tolist(), strict=True))
+    pairs = matched_pairs(table)
+    partner: dict[int, tuple[int, float]] = {}
+    reached: dict[int, tuple[int, float]] = {}
+    for k in pairs.tolist():
+        true_id, label = int(table.gt_ids[table.gt_index[k]]), int(table.pred_ids[table.pred_index[k]])
+        overlap = float(table.iou[k])
+        partner[label], reached[true_id] = (true_id, overlap), (label, overlap)
+
+    def state(label: int, true_id: int) -> str:
+        agree = gt_class[true_id] in (class_of[label], UNKNOWN) or not class_of[label]
+        return "hit" if agree else "other_class"
+
+    predicted = []
+    for label, path in _outlines(labels).items():
+        if label in partner:
+            true_id, overlap = partner[label]
+            line = f"{found(label)} · true class: {names.get(gt_class[true_id], '')} · IoU {overlap:.2f}"
+            predicted.append(Nucleus(path, class_of[label], state(label, true_id), line))
+        else:
+            predicted.append(Nucleus(path, class_of[label], "false", f"{found(label)} · matches no true nucleus"))
+    true = []
+    for true_id, path in _outlines(gt).items():
+        line = f"true {true_id}: {names.get(gt_class[true_id], '')}"
+        if true_id in reached:
+            label, overlap = reached[true_id]
+            true.append(Nucleus(path, gt_class[true_id], state(label, true_id), f"{line} · found, IoU {overlap:.2f}"))
+        else:
+            true.append(Nucleus(path, gt_class[true_id], "missed", f"{line} · missed"))
+    return tuple(predicted), tuple(true)
+
+
+def _outlines(labels: NDArray[Any]) -> dict[int, str]:
+    """SVG path of each label, traced inside its own bounding box; pixel centres are at half coordinates."""
+    import cv2
+    from scipy import ndimage
+
+    ids, dense = np.unique(labels, return_inverse=True)
+    dense = dense.reshape(labels.shape).astype(np.int32) + int(ids[0] != 0)
+    ids = ids if ids[0] == 0 else np.concatenate(([0], ids))
+    paths: dict[int, str] = {}
+    for k, box in enumerate(ndimage.find_objects(dense), 1):
+        mask = (dense[box] == k).astype(np.uint8)
+        # Doubled, so that the outline runs along the pixels' outer edges and one-pixel nuclei have an extent.
+        mask = np.pad(np.kron(mask, np.ones((2, 2), np.uint8)), 1)
+        parts = []
+        for contour in cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)[0]:
+            points = cv2.approxPolyDP(contour, 1.2, True).reshape(-1, 2) - 1
+            if len(points) > 2:
+                points = points + np.array([2 * box[1].start, 2 * box[0].start])
+                steps = np.diff(points, axis=0)
+                parts.append(f"M{points[0, 0]} {points[0, 1]}l" + " ".join(f"{dx} {dy}" for dx, dy in steps) + "z")
+        if parts:
+            paths[int(ids[k])] = "".join(parts)
+    return paths
+
+
+def _overview(
+    size: tuple[int, int],
+    centre_y: NDArray[np.float64],
+    centre_x: NDArray[np.float64],
+    class_id: NDArray[np.uint8],
+    classes: ClassTable,
+) -> NDArray[np.uint8]:
+    """The slide as a small picture, each pixel in the mean colour of the nuclei that it holds."""
+    shrink = max(size) / _OVERVIEW_PX
+    height, width = max(1, round(size[0] / shrink)), max(1, round(size[1] / shrink))
+    colours = np.full((256, 3), 140.0)
+    for number, colour in zip(classes.ids, classes.colours, strict=True):
+        colours[number] = colour
+    y = (centre_y / shrink).astype(int).clip(0, height - 1)
+    x = (centre_x / shrink).astype(int).clip(0, width - 1)
+    total, count = np.zeros((height, width, 3)), np.zeros((height, width, 1))
+    np.add.at(total, (y, x), colours[class_id])
+    np.add.at(count, (y, x), 1)
+    mean = np.divide(total, count, out=np.full(total.shape, 245.0), where=count > 0)
+    return mean.astype(np.uint8)
+
+
+def _data_uri(picture: NDArray[np.uint8], form: str) -> str:
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    options = {"quality": 86} if form == "JPEG" else {"optimize": True}
+    Image.fromarray(picture).save(buffer, form, **options)
+    return f"data:image/{form.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -1,0 +1,238 @@
+"""Config against sheet and tables: names that point nowhere, missing files, choices that cannot work together.
+
+Each check looks at one part and goes on whatever the others found, so that every mistake is told at once.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from slideloom.config.load import Draft
+from slideloom.config.model import ExperimentConfig, SplitConfig
+from slideloom.errors import Problem, SlideloomError
+from slideloom.slides.delimited import nearest
+from slideloom.slides.encoder_checks import check_encoder
+from slideloom.slides.evidence import Evidence
+from slideloom.slides.sheet import ROLES, SlideRow, parse_source
+
+__all__ = ["check_study"]
+
+#: Mistakes of one kind that are told one by one before the rest is counted.
+_SHOWN = 8
+
+
+def check_study(evidence: Evidence) -> list[Problem]:
+    """Check the config against the sheet and the tables.
+
+    Parameters
+    ----------
+    evidence : Evidence
+        What was read.
+
+    Returns
+    -------
+    list of Problem
+        Every mistake.
+    """
+    problems = [*_files(evidence), *_markers(evidence)]
+    for name, encoder in evidence.draft.encoders.items():
+        problems += check_encoder(evidence, name, encoder)
+    for name, split in evidence.draft.splits.items():
+        if name in _used_splits(evidence.draft):
+            problems += _split(evidence, name, split)
+    for name, experiment in evidence.draft.experiments.items():
+        problems += _experiment(evidence, name, experiment)
+    return [*problems, *_inference(evidence)]
+
+
+def _used_splits(draft: Draft) -> set[str]:
+    used = {experiment.split for experiment in draft.experiments.values()}
+    return used | {encoder.statistics for encoder in draft.encoders.values() if encoder.statistics}
+
+
+# ---- files -----------------------------------------------------------------------------------------------------------
+
+
+def _files(evidence: Evidence) -> Iterator[Problem]:
+    rows = evidence.rows or ()
+    if rows and not evidence.data_root.is_dir():
+        what = f"the folder {str(evidence.data_root)!r}, where the sheet's paths start, does not exist"
+        yield evidence.at("data_root", what=what)
+        return
+    there: dict[Path, bool] = {}
+    missing: list[Problem] = []
+    count = 0
+    for row in rows:
+        for column in ("he", "sp", "instances", "classes"):
+            text: str | None = getattr(row, column)
+            if not text:
+                continue
+            count += 1
+            try:
+                path = parse_source(text, evidence.data_root).path
+            except SlideloomError as error:
+                yield evidence.on(row, column, error.message, error.hint)
+                continue
+            if path not in there:
+                there[path] = path.exists()
+            if not there[path]:
+                missing.append(evidence.on(row, column, f"{str(path)!r} does not exist (slide {row.slide_id!r})"))
+    if count > 1 and len(missing) == count:
+        hint = f"The sheet's paths start at {str(evidence.data_root)!r}; set 'data_root' if they should start elsewhere"
+        what = f"none of the {count} files that the sheet names exists, such as {missing[0].what.split(' does')[0]}"
+        yield Problem(str(evidence.sheet), what, hint)
+        return
+    yield from _shortened(missing, f"{evidence.sheet}", "more files do not exist")
+
+
+def _shortened(problems: Sequence[Problem], where: str, rest: str) -> Iterator[Problem]:
+    yield from problems[:_SHOWN]
+    if len(problems) > _SHOWN:
+        yield Problem(where, f"{len(problems) - _SHOWN} {rest}")
+
+
+# ---- markers ---------------------------------------------------------------------------------------------------------
+
+
+def _markers(evidence: Evidence) -> Iterator[Problem]:
+    rows = [row for row in evidence.rows or () if row.sp]
+    if evidence.markers is None:
+        if rows and not evidence.draft.gives("markers"):
+            what = f"the key 'markers' is missing, but slides have sp images, such as {rows[0].slide_id!r}"
+            yield Problem(evidence.places.default, what, "Name a table of channel names and their markers")
+        return
+    unknown: dict[str, list[SlideRow]] = defaultdict(list)
+    for row in rows:
+        for channel in row.sp_channels or ():
+            if evidence.markers.lookup(channel) is None:
+                unknown[channel].append(row)
+    known = [channel.name for channel in evidence.markers.channels]
+    told = []
+    for channel, holders in unknown.items():
+        near = nearest(channel, known)
+        others = f" (and of {len(holders) - 1} more slides)" if len(holders) > 1 else ""
+        what = f"channel {channel!r}{others} has no row in {evidence.draft.markers}"
+        hint = f"Did you mean {near!r}?" if near else "Add a row that says which marker it shows"
+        told.append(evidence.on(holders[0], "sp_channels", what, hint))
+    yield from _shortened(told, f"{evidence.sheet}: sp_channels", "more channels have no row in the markers table")
+
+
+# ---- splits ----------------------------------------------------------------------------------------------------------
+
+
+def _split(evidence: Evidence, name: str, split: SplitConfig) -> Iterator[Problem]:
+    if not evidence.rows:
+        return
+    path = ("splits", name)
+    present = sorted({row.platform for row in evidence.rows})
+    for index, platform in enumerate(split.platforms):
+        if platform not in present:
+            near = nearest(platform, present)
+            hint = f"Did you mean {near!r}?" if near else f"The sheet has: {', '.join(present)}"
+            yield evidence.at(*path, "platforms", index, what=f"no slide is of platform {platform!r}", hint=hint)
+    rows = _of_split(evidence.rows, split)
+    if not rows:
+        return
+    if split.scheme == "column":
+        yield from _column_split(evidence, name, split, rows)
+        return
+    groups = {getattr(row, split.group) for row in rows if row.instances}
+    least = split.folds if split.scheme == "kfold" else 2
+    if len(groups) < least:
+        what = f"{len(groups)} annotated groups (by {split.group}) are too few to split, expected at least {least}"
+        yield evidence.at(*path, what=what, hint="Slides without 'instances' can neither train nor test")
+
+
+def _of_split(rows: Iterable[SlideRow], split: SplitConfig) -> list[SlideRow]:
+    return [row for row in rows if not split.platforms or row.platform in split.platforms]
+
+
+def _role(row: SlideRow, split: SplitConfig) -> str:
+    return (row.column(split.column) or "infer").lower()
+
+
+def _column_split(evidence: Evidence, name: str, split: SplitConfig, rows: Sequence[SlideRow]) -> Iterator[Problem]:
+    path = ("splits", name)
+    if not any(row.column(split.column) for row in rows):
+        columns = {key for row in rows for key in row.extra} | ({"split"} if any(row.split for row in rows) else set())
+        near = nearest(split.column, sorted(columns))
+        hint = f"Did you mean 'column: {near}'?" if near else f"Fill it with {', '.join(ROLES)}, or use another scheme"
+        yield evidence.at(*path, what=f"no slide has a value in the sheet's column {split.column!r}", hint=hint)
+        return
+    wrong = [
+        evidence.on(row, split.column, f"{row.column(split.column)!r} is no role", _role_hint(_role(row, split)))
+        for row in rows
+        if _role(row, split) not in ROLES
+    ]
+    yield from _shortened(wrong, f"{evidence.sheet}: {split.column}", "more slides have a value that is no role")
+    roles = defaultdict(set)
+    for row in rows:
+        roles[str(getattr(row, split.group))].add(_role(row, split))
+    if not any("train" in found for found in roles.values()):
+        yield evidence.at(*path, what=f"no slide has the role train in the sheet's column {split.column!r}")
+    torn = sorted(group for group, found in roles.items() if {"train", "test"} <= found)
+    if torn:
+        what = f"{split.group} {', '.join(torn[:_SHOWN])}{', …' if len(torn) > _SHOWN else ''} both trains and tests"
+        hint = "Move the slides to one side, or set 'group: slide_id' if they really are independent"
+        yield evidence.at(*path, what=what, hint=hint)
+
+
+def _role_hint(role: str) -> str:
+    near = nearest(role, ROLES) or {"validation": "val", "training": "train", "holdout": "test"}.get(role, "")
+    return f"Did you mean {near!r}?" if near else f"Roles are {', '.join(ROLES)}"
+
+
+# ---- experiments -----------------------------------------------------------------------------------------------------
+
+
+def _experiment(evidence: Evidence, name: str, experiment: ExperimentConfig) -> Iterator[Problem]:
+    path = ("experiments", name)
+    yield from evidence.points_nowhere((*path, "encoder"), experiment.encoder, "encoders")
+    yield from evidence.points_nowhere((*path, "split"), experiment.split, "splits")
+    if "classes" in experiment.heads and not evidence.draft.gives("classes"):
+        hint = "Name a table of classes, or leave the head 'classes' out"
+        yield evidence.at(*path, "heads", what="the head 'classes' needs the key 'classes'", hint=hint)
+    encoder = evidence.draft.encoders.get(experiment.encoder)
+    grid = evidence.draft.grids.get(encoder.grid) if encoder else None
+    split = evidence.draft.splits.get(experiment.split)
+    if grid is None or split is None or not evidence.rows:
+        return
+    rows = _of_split(evidence.rows, split)
+    if split.scheme == "column":
+        rows = [row for row in rows if _role(row, split) == "train"]
+        if not rows:
+            return  # told of the split already
+    able = [row for row in rows if getattr(row, grid.image) and row.instances]
+    if not able:
+        what = f"no training slide of split {experiment.split!r} has an {grid.image} image and annotated instances"
+        yield evidence.at(*path, what=what, hint="Nothing could be learnt")
+    elif "classes" in experiment.heads and not any(row.classes for row in able):
+        what = f"the head 'classes' has nothing to learn: no training slide of split {experiment.split!r} has 'classes'"
+        yield evidence.at(*path, "heads", what=what, hint="Fill the sheet's column 'classes', or leave the head out")
+
+
+# ---- inference -------------------------------------------------------------------------------------------------------
+
+
+def _inference(evidence: Evidence) -> Iterator[Problem]:
+    draft, inference = evidence.draft, evidence.draft.inference
+    if inference is None:
+        return
+    path = ("inference", "overlap_px")
+    if inference.source == "stored" and inference.overlap_px > 0:
+        hint = "Set 'source: live', or give the grid a stride_px below its tile_px"
+        yield evidence.at(*path, what="stored tiles overlap by their grid, not by overlap_px", hint=hint)
+    elif inference.source == "live":
+        for name, experiment in draft.experiments.items():
+            encoder = draft.encoders.get(experiment.encoder)
+            grid = draft.grids.get(encoder.grid) if encoder else None
+            if grid and inference.overlap_px >= grid.tile_px:
+                what = f"{inference.overlap_px} px is no less than the tiles of experiment {name!r}, {grid.tile_px} px"
+                yield evidence.at(*path, what=what)
+    scored = draft.evaluation.roles if draft.evaluation else []
+    for role in scored:
+        if role not in inference.roles:
+            what = f"slides of the role {role!r} are to be scored, but inference.roles leaves them out"
+            yield evidence.at("evaluation", "roles", what=what, hint=f"Add {role!r} to inference.roles")

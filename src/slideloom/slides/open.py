@@ -1,0 +1,175 @@
+"""Open any image that Slideloom reads: which reader is chosen by what the file holds, not by its name.
+
+========================  ===============================================================================
+OME-TIFF, ImageJ, QPTIFF  :mod:`slideloom.slides.read_tiff`
+Aperio SVS                :mod:`slideloom.slides.read_tiff` when its tiles are JPEG and all there, else OpenSlide
+other vendors' slides     :mod:`slideloom.slides.read_openslide`
+plain TIFF                :mod:`slideloom.slides.read_tiff`
+PNG, JPEG                 :mod:`slideloom.slides.read_picture`
+``.npy``, ``.npz``        :mod:`slideloom.slides.read_array`
+OME-Zarr, Zarr folders    :mod:`slideloom.slides.read_zarr`
+========================  ===============================================================================
+"""
+
+from __future__ import annotations
+
+import errno
+
+from slideloom.config.model import Modality
+from slideloom.errors import SlideError
+from slideloom.slides.image import RawImage, SlideImage
+from slideloom.slides.modality import as_modality
+from slideloom.slides.source import Source
+from slideloom.slides.tiff_file import is_tiff
+from slideloom.slides.zarr_layout import is_zarr
+
+__all__ = ["open_image", "open_raw"]
+
+_MISSING = {errno.ENOENT, errno.ENOTDIR}
+_REFUSED = {errno.EACCES, errno.EPERM, errno.EISDIR, errno.EINVAL, errno.ELOOP, errno.ENAMETOOLONG}
+_HEAD_BYTES = 32
+
+
+def open_image(source: Source, modality: Modality) -> SlideImage:
+    """Open an image as one modality.
+
+    Parameters
+    ----------
+    source : Source
+        File or folder, and member.
+    modality : {"he", "sp"}
+        H&E: RGB uint8. SP: channels.
+
+    Returns
+    -------
+    SlideImage
+        Open; a context manager. No pixel has been read.
+
+    Raises
+    ------
+    SlideError
+        ``missing_file``, ``empty_file``, ``truncated``, ``unreadable``, ``unsupported_format``,
+        ``unsupported_layout``, ``metadata_mismatch``, ``multi_file``, ``bad_member``, ``too_large``; ``not_rgb`` and
+        ``unsupported_dtype`` when it does not fit the modality.
+
+    Examples
+    --------
+    >>> from slideloom.slides.source import parse_source
+    >>> with open_image(parse_source("scan.svs", root), "he") as image:  # doctest: +SKIP
+    ...     image.read(0, y=0, x=0, height=256, width=256).shape
+    (3, 256, 256)
+    """
+    raw = open_raw(source)
+    try:
+        return as_modality(raw, modality)
+    except BaseException:
+        raw.close()
+        raise
+
+
+def open_raw(source: Source) -> RawImage:
+    """Open an image without regard to modality: samples of any type, as they are stored.
+
+    Label images are read this way.
+
+    Parameters
+    ----------
+    source : Source
+        File or folder, and member.
+
+    Returns
+    -------
+    RawImage
+        Open; the caller closes it.
+
+    Raises
+    ------
+    SlideError
+        As :func:`open_image`, but for the last two.
+    """
+    try:
+        return _open(source)
+    except (SlideError, MemoryError):
+        raise
+    except OSError as error:
+        if error.errno in _MISSING:
+            raise SlideError(
+                "there is no such file",
+                where=str(source),
+                hint="paths in the sheet start at its own folder, or at data_root",
+                code="missing_file",
+            ) from error
+        if error.errno is not None and error.errno not in _REFUSED:
+            raise  # the machine's trouble, not the slide's
+        raise _unreadable(source, error) from error
+    except Exception as error:
+        raise _unreadable(source, error) from error
+
+
+def _open(source: Source) -> RawImage:
+    path = source.path
+    if path.is_dir():
+        if not is_zarr(path):
+            raise SlideError(
+                "it is a folder without Zarr metadata",
+                where=str(source),
+                expected="a file, or an OME-Zarr folder",
+                code="unsupported_format",
+            )
+        from slideloom.slides.read_zarr import open_zarr
+
+        return open_zarr(source)
+    with path.open("rb") as file:
+        head = file.read(_HEAD_BYTES)
+    if not head:
+        raise SlideError(
+            "the file is empty (0 bytes)",
+            where=str(source),
+            hint="copy it again from where it was made",
+            code="empty_file",
+        )
+    if head.startswith(b"\x93NUMPY"):
+        from slideloom.slides.read_array import open_npy
+
+        return open_npy(source)
+    if head.startswith(b"PK") and path.suffix.lower() == ".npz":
+        from slideloom.slides.read_array import open_npz
+
+        return open_npz(source)
+    if source.member:
+        raise SlideError(
+            f"this file has no members; {source.member!r} was asked for",
+            where=str(path),
+            expected="a member only for .npy, .npz and Zarr",
+            code="bad_member",
+        )
+    return _open_file(source, head)
+
+
+def _open_file(source: Source, head: bytes) -> RawImage:
+    from slideloom.slides.read_picture import is_picture, open_picture
+
+    if is_picture(head):
+        return open_picture(source)
+    flavour = ""
+    if is_tiff(head):
+        from slideloom.slides.read_tiff import open_tiff, tiff_flavour
+
+        flavour = tiff_flavour(source)
+        if flavour != "tiff":
+            return open_tiff(source, flavour)
+    from slideloom.slides.read_openslide import detect_vendor, open_openslide
+
+    vendor = detect_vendor(source)
+    if flavour and vendor in (None, "generic-tiff"):
+        return open_tiff(source, flavour)
+    return open_openslide(source)
+
+
+def _unreadable(source: Source, error: Exception) -> SlideError:
+    return SlideError(
+        f"it cannot be opened: {type(error).__name__}: {error}",
+        where=str(source),
+        hint="the file may be damaged: copy it again from where it was made",
+        code="unreadable",
+    )

@@ -1,0 +1,168 @@
+"""PNG and JPEG pictures, read whole at the first window: they hold one small image, without a pyramid.
+
+Pillow decodes them, but for PNG with 16 bits a colour sample, which it would cut to 8 bits without a word; imagecodecs
+takes those.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import ExifTags, Image
+
+from slideloom.errors import SlideError
+from slideloom.slides.image import Colour, Header, make_levels, plausible_mpp
+from slideloom.slides.modality import flatten_alpha
+from slideloom.slides.source import Source
+
+__all__ = ["PictureImage", "is_picture", "open_picture"]
+
+_PNG = b"\x89PNG\r\n\x1a\n"
+_LARGEST_DPI_MPP_UM = 10.0
+_MODES: dict[str, tuple[Colour, int, str]] = {
+    "1": ("grey", 1, "bool"),
+    "L": ("grey", 1, "uint8"),
+    "LA": ("grey_alpha", 2, "uint8"),
+    "P": ("palette", 1, "uint8"),
+    "RGB": ("rgb", 3, "uint8"),
+    "RGBA": ("rgba", 4, "uint8"),
+    "CMYK": ("cmyk", 4, "uint8"),
+    "I;16": ("grey", 1, "uint16"),
+    "I": ("grey", 1, "int32"),
+}
+#: Colour types of the PNG header (PNG 1.2, section 4.1.1) that Pillow cuts to 8 bits.
+_PNG_DEEP: dict[int, tuple[Colour, int]] = {2: ("rgb", 3), 4: ("grey_alpha", 2), 6: ("rgba", 4)}
+
+
+def is_picture(head: bytes) -> bool:
+    """Whether a file that begins with these bytes is PNG or JPEG."""
+    return head.startswith((_PNG, b"\xff\xd8\xff"))
+
+
+def open_picture(source: Source) -> PictureImage:
+    """Open a PNG or JPEG file; only its header is read.
+
+    Raises
+    ------
+    SlideError
+        ``too_large``: more pixels than Pillow is willing to decode; ``unreadable``: no sound header;
+        ``unsupported_layout``.
+    """
+    where = str(source)
+    try:
+        with Image.open(source.path, formats=("PNG", "JPEG")) as picture:
+            width, height = picture.size
+            mode = picture.mode
+            dpi = picture.info.get("dpi")
+            # For PNG both of these decode the pixels: only JPEG's orientation is looked at, and colour tables are rare.
+            turned = picture.format == "JPEG" and picture.getexif().get(ExifTags.Base.Orientation, 1) != 1
+            table = _palette(picture) if mode == "P" else None
+    except Image.DecompressionBombError as error:
+        raise SlideError(
+            f"the picture is too large to be read whole: {error}",
+            where=where,
+            hint="convert it to a tiled TIFF",
+            code="too_large",
+        ) from error
+    except (OSError, SyntaxError) as error:
+        if getattr(error, "errno", None) is not None:
+            raise
+        raise SlideError(f"the picture cannot be opened: {error}", where=where, code="unreadable") from error
+    with source.path.open("rb") as file:
+        head = file.read(26)
+    deep = head.startswith(_PNG) and head[24] == 16 and head[25] in _PNG_DEEP
+    if mode not in _MODES and not deep:
+        raise SlideError(
+            f"a picture of mode {mode}", where=where, expected=", ".join(_MODES), code="unsupported_layout"
+        )
+    colour, samples, dtype = (*_PNG_DEEP[head[25]], "uint16") if deep else _MODES[mode]
+    warnings: list[str] = []
+    if turned:
+        warnings.append("the camera's orientation tag is left aside: the pixels are read as stored")
+    mpp_um = None
+    if dpi and min(dpi) > 0:
+        mpp_um, why = plausible_mpp(25_400 / dpi[1], 25_400 / dpi[0], "the picture's dpi", _LARGEST_DPI_MPP_UM)
+        warnings.extend(why)
+    header = Header(
+        source=source,
+        reader="imagecodecs/png" if deep else f"pillow/{'png' if head.startswith(_PNG) else 'jpeg'}",
+        levels=make_levels([(height, width)]),
+        n_channels=samples,
+        dtype=np.dtype(dtype),
+        colour=colour,
+        mpp_um=mpp_um,
+        palette=table,
+        warnings=tuple(warnings),
+    )
+    return PictureImage(header)
+
+
+def _palette(picture: Image.Image) -> NDArray[np.uint8]:
+    """Colour table, (256, 3), transparent colours laid on white."""
+    picture.apply_transparency()
+    table = np.zeros((256, 4), np.uint8)
+    table[:, 3] = 255
+    stored = np.asarray(picture.getpalette("RGBA"), np.uint8).reshape(-1, 4)[:256]
+    table[: len(stored)] = stored
+    shown = flatten_alpha(table[:, :3].T[..., np.newaxis], table[:, 3:], premultiplied=False)
+    return np.ascontiguousarray(shown[..., 0].T)
+
+
+class PictureImage:
+    """An open picture; a :class:`~slideloom.slides.image.RawImage`.
+
+    Parameters
+    ----------
+    header : Header
+        What the file says.
+    """
+
+    def __init__(self, header: Header) -> None:
+        self.header = header
+        self._samples: NDArray[Any] | None = None
+        self._closed = False
+        self._lock = threading.Lock()
+
+    def read(self, level: int, y: int, x: int, height: int, width: int) -> NDArray[Any]:
+        """Read a window, (c, height, width), samples as stored."""
+        with self._lock:
+            if self._closed:
+                raise ValueError(f"{self.header.source} is closed")
+            if self._samples is None:
+                self._samples = self._decode()
+            samples = self._samples
+        return np.ascontiguousarray(samples[y : y + height, x : x + width].transpose(2, 0, 1))
+
+    def close(self) -> None:
+        """Forget the samples."""
+        with self._lock:
+            self._closed = True
+            self._samples = None
+
+    def _decode(self) -> NDArray[Any]:
+        """Decode the whole picture, (h, w, c)."""
+        path = self.header.source.path
+        try:
+            if self.header.reader == "imagecodecs/png":
+                import imagecodecs
+
+                samples: NDArray[Any] = imagecodecs.png_decode(path.read_bytes())
+            else:
+                with Image.open(path, formats=("PNG", "JPEG")) as picture:
+                    samples = np.asarray(picture)
+        except MemoryError:
+            raise
+        except Exception as error:
+            if getattr(error, "errno", None) is not None:
+                raise
+            raise SlideError(
+                f"the picture cannot be decoded: {error}",
+                where=str(self.header.source),
+                hint="copy it again from where it was made",
+                code="truncated" if "truncated" in str(error).lower() else "corrupt_data",
+            ) from error
+        level = self.header.levels[0]
+        return samples.reshape(level.height_px, level.width_px, self.header.n_channels)

@@ -1,0 +1,63 @@
+"""``history.parquet``: what every epoch of a training brought."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+from slideloom.artefacts.tables import Column, TableSchema
+from slideloom.training.terms import TERMS
+
+__all__ = ["HISTORY", "SCORES"]
+
+#: Pooled validation scores.
+SCORES = ("val_dice_binary", "val_dice_macro", "val_hv_mse")
+_NO_TERM = "the loss does not have the term"
+_NO_VAL = "there is no validation slide"
+
+
+def _losses(part: str, null: str) -> tuple[Column, ...]:
+    total = Column(f"{part}_loss", pa.float64(), f"Weighted sum of the terms, mean over {part} patches.", null)
+    # The pooled score of the same name says the same thing better.
+    names = [term for term in TERMS if part == "train" or term != "hv_mse"]
+    absent = _NO_TERM + (f", or {null}" if null else "")
+    return total, *(
+        Column(f"{part}_{name}", pa.float64(), f"Loss term {name} before its weight, mean over {part} patches.", absent)
+        for name in names
+    )
+
+
+#: Columns of ``models/{experiment}/{fold}/history.parquet``.
+HISTORY = TableSchema(
+    name="history",
+    version=1,
+    row="an epoch of a training",
+    key=("epoch",),
+    columns=(
+        Column("epoch", pa.int32(), "Epoch, from 0 on."),
+        Column("lr", pa.float64(), "Learning rate of the epoch."),
+        Column("seconds", pa.float64(), "Wall time of the epoch, training and validation.", unit="s"),
+        Column("train_patches_per_s", pa.float64(), "Patches trained on per second, validation left out."),
+        *_losses("train", ""),
+        *_losses("val", _NO_VAL),
+        Column(
+            "val_dice_binary",
+            pa.float64(),
+            "Dice of the nucleus head, pooled over all validation pixels.",
+            f"{_NO_VAL}, or none of its pixels is annotated as nucleus",
+        ),
+        Column(
+            "val_dice_macro",
+            pa.float64(),
+            "Mean Dice of the classes that the validation annotation holds, background left out, each pooled over all "
+            "validation pixels; pixels of unknown class do not count.",
+            f"{_NO_VAL}, no class head, or no annotated class",
+        ),
+        Column(
+            "val_hv_mse",
+            pa.float64(),
+            "Mean squared error of the HV maps over all validation pixels.",
+            f"{_NO_VAL}, or no HV head",
+        ),
+        Column("is_best", pa.bool_(), "Whether the weights of this epoch were kept: true in one row."),
+    ),
+)

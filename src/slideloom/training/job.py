@@ -1,0 +1,80 @@
+"""What a training is asked to do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from slideloom.config.model import DecoderConfig, GridConfig, Head, LossConfig, TrainingConfig
+from slideloom.slides.tables import ClassTable
+from slideloom.training.stored import SlideData
+
+__all__ = ["TrainJob"]
+
+
+@dataclass(frozen=True)
+class TrainJob:
+    """One decoder to train.
+
+    Attributes
+    ----------
+    study, experiment, fold : str
+        For provenance and the log.
+    grid : GridConfig
+        Of the patches; for provenance.
+    classes : ClassTable
+        The study's classes; may be empty when there is no class head.
+    decoder : DecoderConfig
+        What is built.
+    heads : tuple of str
+        Its outputs.
+    loss : LossConfig
+        Weights of the terms.
+    training : TrainingConfig
+        Optimiser and loop.
+    train, val : tuple of SlideData
+        Slides to learn from and to choose the best epoch by; ``val`` may be empty.
+    place : Path
+        Folder of ``decoder.safetensors`` and ``history.parquet``.
+    device : str
+        Such as ``cpu`` or ``cuda``.
+    threads : int, optional
+        Threads of the arithmetic; PyTorch's own choice when left out. On a CPU the last bits depend on it.
+    memory_bytes : int
+        Memory in which stored patches may be held between epochs.
+    read_threads : int
+        Threads that make batches ready.
+    save_every_s : float
+        Seconds between saves of the state that a killed run goes on from; 0: after each epoch.
+    inputs_key : str
+        Digest of the content of the stores; a saved state of other content is not gone on from.
+    """
+
+    study: str
+    experiment: str
+    fold: str
+    grid: GridConfig
+    classes: ClassTable
+    decoder: DecoderConfig
+    heads: tuple[Head, ...]
+    loss: LossConfig
+    training: TrainingConfig
+    train: tuple[SlideData, ...]
+    val: tuple[SlideData, ...]
+    place: Path
+    device: str = "cpu"
+    threads: int | None = None
+    memory_bytes: int = 4 << 30
+    read_threads: int = 1
+    save_every_s: float = 30.0
+    inputs_key: str = ""
+
+    @property
+    def name(self) -> str:
+        """Experiment and fold."""
+        return f"{self.experiment}/{self.fold}"
+
+    @property
+    def n_classes(self) -> int:
+        """Classes including background."""
+        return len(self.classes) + 1

@@ -1,0 +1,189 @@
+"""A small cohort on disk, as the stages would leave it: slides, maps, labels, cells, metrics, records, histories."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from slideloom.artefacts.files import write_json
+from slideloom.artefacts.paths import Paths
+from slideloom.artefacts.zarrio import create_group, write_array
+from slideloom.config.model import EvaluationConfig
+from slideloom.metrics.contingency import PairCounter, majority
+from slideloom.metrics.evaluate import evaluate_slide
+from slideloom.patches.hv import hv_map
+from slideloom.reports.gather import Run
+from slideloom.reports.overlays import OverlaySource
+from slideloom.slides.facts import ImageFacts, SlideFacts
+from slideloom.slides.image import Level
+from slideloom.slides.sheet import SlideRow
+from slideloom.slides.tables import Channel, ClassTable
+
+CLASSES = ClassTable(
+    (1, 2, 3), ("tumour <&>", "stroma", "rare"), ((214, 39, 40), (44, 160, 44), (31, 119, 180)), ((), (), ())
+)
+
+
+@dataclass
+class Cohort:
+    """Where things lie and what was run."""
+
+    root: Path
+    classes: ClassTable = CLASSES
+    rows: list[SlideRow] = field(default_factory=list)
+    runs: dict[str, Run] = field(default_factory=dict)
+    sources: list[OverlaySource] = field(default_factory=list)
+    records: list[Path] = field(default_factory=list)
+    benchmarks: list[Path] = field(default_factory=list)
+
+    @property
+    def paths(self) -> Paths:
+        """Of the artefacts."""
+        return Paths(self.root / "results")
+
+    def add_slide(
+        self, name: str, image: np.ndarray, instances: np.ndarray | None, class_map: np.ndarray | None, patient: str = ""
+    ) -> SlideRow:
+        """Save an H&E image (h, w, 3) and its annotation; write its facts."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        np.save(self.root / f"{name}_he.npy", image)
+        columns = {"slide_id": name, "patient_id": patient or name, "platform": "scanner", "he": f"{name}_he.npy"}
+        if instances is not None:
+            np.save(self.root / f"{name}_instances.npy", instances)
+            columns["instances"] = f"{name}_instances.npy"
+        if class_map is not None:
+            np.save(self.root / f"{name}_classes.npy", class_map)
+            columns["classes"] = f"{name}_classes.npy"
+        row = SlideRow(**columns)
+        self.rows.append(row)
+        write_json(self.paths.slide_facts(name), {"schema": 1, **self.facts(row, image.shape).as_dict()})
+        return row
+
+    @staticmethod
+    def facts(row: SlideRow, shape: tuple[int, ...]) -> SlideFacts:
+        """Facts as the first stage would find them."""
+        size = shape[:2]
+        channels = tuple(Channel(colour, "") for colour in ("red", "green", "blue"))
+        image = ImageFacts(
+            row.he or "", "numpy", *size, 3, "uint8", 0.25, "sheet", (Level(*size, 1.0),), channels, True
+        )
+        return SlideFacts(row.slide_id, {"he": image})
+
+    def predict(
+        self, experiment: str, row: SlideRow, labels: np.ndarray, class_map: np.ndarray, *, random_weights: bool = False
+    ) -> None:
+        """Write maps, labels and cells of a prediction, and score it."""
+        maps = self.paths.maps(experiment, "0", row.slide_id)
+        place = self.paths.labels(experiment, "0", row.slide_id)
+        size = labels.shape
+        attributes = {"scale": 1.0, "mpp_um": 0.25, "height_px": size[0], "width_px": size[1]}
+        create_group(maps, {**attributes, "heads": ["nucleus", "hv", "classes"]})
+        write_array(maps / "covered", np.ones(size, np.uint8))
+        write_array(maps / "nucleus", np.where(labels > 0, 220, 12).astype(np.uint8))
+        write_array(maps / "class_id", class_map.astype(np.uint8))
+        write_array(maps / "hv", (hv_map(labels) * 120).astype(np.int8))
+        create_group(place, {"ome": {"version": "0.5", "multiscales": [{"datasets": [{"path": "0"}]}]}})
+        write_array(place / "0", labels.astype(np.uint32))
+        ids = np.unique(labels)[np.unique(labels) > 0].astype(np.int64)
+        counter = PairCounter()
+        counter.add(labels, class_map, labels > 0)
+        at = [np.argwhere(labels == i).mean(axis=0) + 0.5 for i in ids] or np.empty((0, 2))
+        cells = self.paths.cells(experiment, "0", row.slide_id)
+        cells.parent.mkdir(parents=True, exist_ok=True)
+        table = {
+            "cell_id": ids,
+            "x_px": np.array(at).reshape(-1, 2)[:, 1],
+            "y_px": np.array(at).reshape(-1, 2)[:, 0],
+            "class_id": majority(*counter.pairs(), ids).astype(np.uint8),
+            "class_probability": np.full(ids.size, 0.8),
+        }
+        pq.write_table(pa.table(table), cells)
+        facts_path = self.paths.slide_facts(row.slide_id)
+        folder = self.paths.metrics(experiment, "0", row.slide_id)
+        facts = self.facts(row, size)
+        scored = evaluate_slide(
+            maps, place, row, self.root, facts, "he", 1.0, self.classes, EvaluationConfig(), None, folder
+        )
+        run = self.runs.setdefault(
+            experiment, Run(experiment, "0", random_weights, self.paths.split("s"), metrics={})
+        )
+        if scored:
+            run.metrics[row.slide_id] = folder  # type: ignore[index]
+        self.sources.append(
+            OverlaySource(experiment, "0", "he", row, self.root, facts_path, maps, place, cells)
+        )
+
+    def split(self, roles: dict[str, str]) -> None:
+        """Write the split that every run uses."""
+        place = self.paths.split("s")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        table = [{"slide_id": slide, "fold": "0", "role": role} for slide, role in roles.items()]
+        pq.write_table(pa.Table.from_pylist(table), place)
+
+    def train(self, experiment: str, epochs: int = 12, seed: int = 0) -> None:
+        """Write a training history."""
+        rng = np.random.default_rng(seed)
+        fall = np.exp(-np.arange(epochs) / 5)
+        history = {
+            "epoch": np.arange(1, epochs + 1),
+            "lr": 5e-4 * fall,
+            "seconds": np.full(epochs, 3.2),
+            "train_loss": 0.4 + fall + rng.normal(0, 0.01, epochs),
+            "train_nucleus_dice": 0.2 + fall / 2,
+            "val_loss": 0.5 + fall + rng.normal(0, 0.03, epochs),
+            "val_dice_binary": 0.9 - fall / 2 + rng.normal(0, 0.01, epochs),
+            "val_dice_macro": [None, *(0.7 - fall[1:] / 2)],
+            "best": np.arange(epochs) == epochs - 3,
+        }
+        place = self.paths.model(experiment, "0") / "history.parquet"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(pa.table(history), place)
+        run = self.runs[experiment]
+        self.runs[experiment] = Run(run.experiment, "0", run.random_weights, run.split, place, run.metrics)
+
+    def record(self, stage: str, context: str, items: dict[str, dict[str, str]], unit: str = "1-0") -> Path:
+        """Write a job record."""
+        place = self.paths.job_record(stage, context, unit)
+        write_json(place, {"schema": 1, "stage": stage, "context": context, "items": items})
+        self.records.append(place)
+        return place
+
+    def benchmark(self, stage: str, context: str, unit: str, seconds: float, values: str | None = None) -> Path:
+        """Write a benchmark file as Snakemake does."""
+        place = self.paths.benchmark(stage, context, unit)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        head = "s\th:m:s\tmax_rss\tmax_vms\tmax_uss\tmax_pss\tio_in\tio_out\tmean_load\tcpu_time\n"
+        values = values or f"512.5\t900.1\t500.0\t501.0\t12.5\t3.25\t95.5\t{seconds * 0.9:.2f}"
+        place.write_text(f"{head}{seconds}\t0:00:01\t{values}\n")
+        self.benchmarks.append(place)
+        return place
+
+
+def blobs(rng: np.random.Generator, size: int = 96, n: int = 20) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """An image with dark discs, their labels and their classes (one of them unknown)."""
+    labels, classes = np.zeros((size, size), np.int32), np.zeros((size, size), np.uint8)
+    y, x = np.mgrid[:size, :size]
+    for label in range(1, n + 1):
+        cy, cx = rng.uniform(0, size, 2)
+        disc = (y - cy) ** 2 + (x - cx) ** 2 < rng.uniform(3, 7) ** 2
+        labels[disc] = label
+        classes[disc] = 255 if label == 3 else 1 + label % 2
+    image = np.full((size, size, 3), 235, np.uint8)
+    image[labels > 0] = (110, 60, 140)
+    return (image + rng.integers(0, 12, image.shape)).astype(np.uint8), labels, classes
+
+
+def worsen(rng: np.random.Generator, labels: np.ndarray, classes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A prediction: moved a little, some missed, some of another class, some made up."""
+    shift = rng.integers(-2, 3, 2)
+    found = np.roll(labels, shift, (0, 1))
+    kind = np.roll(np.where(classes == 255, 1, classes), shift, (0, 1))
+    ids = np.unique(labels)[1:]
+    found[np.isin(found, rng.choice(ids, max(1, ids.size // 8), replace=False))] = 0
+    kind[np.isin(found, rng.choice(ids, max(1, ids.size // 6), replace=False))] = 1
+    found[4:12, 4:12], kind[4:12, 4:12] = ids.max() + 1, 2
+    return found, np.where(found > 0, kind, 0)

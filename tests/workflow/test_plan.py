@@ -1,0 +1,172 @@
+"""What reruns after an edit, as the plan sees it: which stages' specs change."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from slideloom.slides.study import study_from_mapping
+from slideloom.workflow.plan import Plan, forget_broken_records
+
+SCRIPTS = Path(__file__).resolve().parents[2] / "workflow" / "scripts"
+N_SLIDES = 12
+
+
+@pytest.fixture
+def mapping(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "markers.tsv").write_text("channel\tmarker\tuniprot\tnuclear\nDAPI\tDNA\t\tyes\nCD3\tCD3e\t\tno\n")
+    (tmp_path / "classes.tsv").write_text("id\tname\tcolour\n1\tTumour\t#ff0000\n2\tStroma\t#00ff00\n")
+    _write_sheet(tmp_path, N_SLIDES)
+    for kind in ("he", "sp", "inst", "cls"):
+        (tmp_path / f"{kind}.tif").touch()
+    return {
+        "study": "s",
+        "slides": "slides.tsv",
+        "markers": "markers.tsv",
+        "classes": "classes.tsv",
+        "grids": {"sp": {"image": "sp", "tile_px": 64}, "he": {"image": "he", "tile_px": 64}},
+        "encoders": {
+            "mean": {"model": "mean_marker", "grid": "sp", "statistics": "holdout"},
+            "vit": {"model": "timm/vit_tiny_patch16_224", "grid": "he", "random": 0},
+        },
+        "splits": {"holdout": {"scheme": "sequential"}},
+        "experiments": {
+            "sp": {"encoder": "mean", "split": "holdout"},
+            "he": {"encoder": "vit", "split": "holdout"},
+        },
+        "jobs": {"slides_per_job": 4},
+    }
+
+
+def _write_sheet(folder: Path, count: int) -> None:
+    rows = ["slide_id\tpatient_id\the\tsp\tinstances\tclasses\tmpp_um"]
+    rows += [f"s{k}\tp{k}\the.tif\tsp.tif\tinst.tif\tcls.tif\t0.5" for k in range(count)]
+    (folder / "slides.tsv").write_text("\n".join(rows) + "\n")
+
+
+def _plan(mapping: dict[str, Any]) -> Plan:
+    return Plan(study_from_mapping(mapping, Path.cwd()), SCRIPTS)
+
+
+def _specs(plan: Plan) -> dict[str, str]:
+    """Every spec of the study, by stage and context."""
+    specs: dict[str, str] = {"reports": plan.spec("reports"), "report_html": plan.spec("report_html")}
+    for job in plan.jobs:
+        for stage in ("facts", "tissue"):
+            specs[f"{stage} {job}"] = plan.spec(stage, (), job)
+        for grid in plan.used_grids():
+            for stage in ("patches", "targets"):
+                specs[f"{stage}/{grid} {job}"] = plan.spec(stage, (grid,), job)
+        for encoder in plan.used_encoders():
+            specs[f"embeddings/{encoder} {job}"] = plan.spec("embeddings", (encoder,), job)
+        for run in plan.runs():
+            for stage in ("maps", "instances", "metrics"):
+                specs[f"{stage}/{run[0]} {job}"] = plan.spec(stage, run, job)
+    for split in plan.used_splits():
+        specs[f"splits/{split}"] = plan.spec("splits", (split,))
+    for encoder in plan.pooled_encoders():
+        specs[f"statistics/{encoder}"] = plan.spec("statistics", (encoder,))
+    for run in plan.runs():
+        specs[f"train/{run[0]}"] = plan.spec("train", run)
+    return specs
+
+
+def _changed(mapping: dict[str, Any], edit: Callable[[dict[str, Any]], None]) -> set[str]:
+    before = _specs(_plan(mapping))
+    edited = copy.deepcopy(mapping)
+    edit(edited)
+    after = _specs(_plan(edited))
+    return {name.split()[0] for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
+
+
+def _set(*path: str, value: Any) -> Callable[[dict[str, Any]], None]:
+    def edit(mapping: dict[str, Any]) -> None:
+        for key in path[:-1]:
+            mapping = mapping.setdefault(key, {})
+        mapping[path[-1]] = value
+
+    return edit
+
+
+REPORT = {"reports", "report_html"}
+EDITS: list[tuple[Callable[[dict[str, Any]], None], set[str]]] = [
+    (_set("study", value="t"), set()),
+    (_set("tissue", "min_hole_um2", value=1.0), {"tissue"}),
+    (_set("grids", "sp", "min_tissue", value=0.1), {"patches/sp"}),
+    (_set("encoders", "mean", "normalisation", value={"log1p": False}), {"statistics/mean", "embeddings/mean", "train/sp", "maps/sp"}),
+    (_set("encoders", "vit", "random", value=1), {"embeddings/vit", "train/he", "maps/he"}),
+    (_set("splits", "holdout", "train", value=0.5), {"splits/holdout"}),
+    (_set("experiments", "sp", "training", value={"lr": 1e-3}), {"train/sp"}),
+    (_set("experiments", "he", "loss", value={"dice": 0.5}), {"train/he"}),
+    (_set("experiments", "he", "decoder", value={"width": 0.5}), {"train/he"}),
+    (_set("inference", "overlap_px", value=0), set()),
+    (_set("inference", "batch_size", value=4), {"maps/sp", "maps/he"}),
+    (_set("instances", "min_area_um2", value=9.0), {"instances/sp", "instances/he"}),
+    (_set("evaluation", "iou_threshold", value=0.6), {"metrics/sp", "metrics/he"}),
+    (_set("results", value="elsewhere"), None),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("edit", "stages"), EDITS)
+def test_an_edit_changes_the_specs_of_its_own_stages(
+    mapping: dict[str, Any], edit: Callable[[dict[str, Any]], None], stages: set[str] | None
+) -> None:
+    changed = _changed(mapping, edit)
+    assert changed - REPORT == (stages or set())
+    default = copy.deepcopy(mapping)
+    edit(default)
+    same = _plan(default).config.model_dump(exclude={"results"}) == _plan(mapping).config.model_dump(exclude={"results"})
+    assert (changed & REPORT == REPORT) is not same
+
+
+def test_exchanged_values_are_told_apart(mapping: dict[str, Any]) -> None:
+    one = copy.deepcopy(mapping) | {"instances": {"nucleus_threshold": 0.6, "energy_threshold": 0.4}}
+    other = copy.deepcopy(mapping) | {"instances": {"nucleus_threshold": 0.4, "energy_threshold": 0.6}}
+    assert _plan(one).spec("instances", ("sp", "0"), "4-0") != _plan(other).spec("instances", ("sp", "0"), "4-0")
+
+
+def test_a_colour_repaints_and_computes_nothing(mapping: dict[str, Any]) -> None:
+    def paint(_: dict[str, Any]) -> None:
+        text = Path("classes.tsv").read_text().replace("#ff0000", "#fe0000")
+        Path("classes.tsv").write_text(text)
+
+    assert _changed(mapping, paint) == REPORT
+
+
+def test_a_new_slide_joins_one_job_and_moves_no_other(mapping: dict[str, Any], tmp_path: Path) -> None:
+    before = _plan(mapping).jobs
+    _write_sheet(tmp_path, N_SLIDES + 1)
+    after = _plan(mapping).jobs
+    assert sum(before[job] != after[job] for job in before) == 1
+    assert sorted(slide for job in after.values() for slide in job) == sorted(f"s{k}" for k in range(N_SLIDES + 1))
+
+
+def test_an_unused_encoder_costs_nothing(mapping: dict[str, Any]) -> None:
+    del mapping["experiments"]["he"]
+    plan = _plan(mapping)
+    assert plan.used_grids() == ["sp"]
+    assert not [record for record in plan.all_records() if "/vit/" in record or "/he/" in record]
+
+
+def test_specs_hold_no_place_of_this_machine(mapping: dict[str, Any], tmp_path: Path) -> None:
+    assert str(tmp_path) not in json.dumps(_specs(_plan(mapping)))
+
+
+def test_a_record_of_a_vanished_artefact_is_forgotten(tmp_path: Path) -> None:
+    jobs, items = tmp_path / "state" / "x" / "jobs", tmp_path / "state" / "x" / "items"
+    jobs.mkdir(parents=True)
+    items.mkdir()
+    (tmp_path / "kept").touch()
+    for name, output in {"0": "kept", "1": "gone"}.items():
+        (jobs / f"{name}.json").write_text(json.dumps({"items": {name: {"status": "ok"}, "bad": {"status": "failed"}}}))
+        (items / f"{name}.json").write_text(json.dumps({"outputs": [output]}))
+    notes = forget_broken_records([str(jobs / f"{name}.json") for name in "012"], tmp_path)
+    assert len(notes) == 1
+    assert "gone" in notes[0]
+    assert [path.name for path in jobs.iterdir()] == ["0.json"]
