@@ -41,7 +41,7 @@ bench: $(DEV_STAMP)
 	@for program in benchmarks/bench_*.py; do echo "== $$program"; OMP_NUM_THREADS=1 $(BIN)/python $$program || exit 1; done
 
 schemas: $(RUN_STAMP)
-	$(BIN)/slideloom schema > config/schema/config.schema.json
+	$(BIN)/slideloom schema --write config
 
 clean:
 	rm -rf $(VENV) $(DEMO) .snakemake .pytest_cache .mypy_cache .ruff_cache

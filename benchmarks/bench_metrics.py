@@ -98,7 +98,9 @@ def main() -> None:
     slow, theirs = best_of(lambda: full_masks(gt, pred), 1)
     if abs(ours["pq"] - theirs["pq"]) > 1e-12 or abs(ours["aji"] - theirs["aji"]) > 1e-12:
         raise SystemExit(f"the two formulations disagree: {ours} {theirs}")
-    print(f"1024 x 1024, 500 nuclei: table {fast * 1e3:.1f} ms, full masks {slow * 1e3:.0f} ms, ratio {slow / fast:.0f}")
+    print(
+        f"1024 x 1024, 500 nuclei: table {fast * 1e3:.1f} ms, full masks {slow * 1e3:.0f} ms, ratio {slow / fast:.0f}"
+    )
     gt, pred = nuclei(3000, 10_000, 1), np.roll(nuclei(3000, 10_000, 1), (3, 4), (0, 1))
     seconds, figures = best_of(lambda: sparse(gt, pred), rounds)
     tracemalloc.start()
@@ -106,7 +108,9 @@ def main() -> None:
     peak = tracemalloc.get_traced_memory()[1] / 2**20
     tracemalloc.stop()
     count = np.unique(gt).size - 1
-    print(f"3000 x 3000, {count} against {count} nuclei: {seconds:.2f} s, peak {peak:.0f} MiB above the images, {figures}")
+    print(
+        f"3000 x 3000, {count} against {count} nuclei: {seconds:.2f} s, peak {peak:.0f} MiB above the images, {figures}"
+    )
 
 
 if __name__ == "__main__":

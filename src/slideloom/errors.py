@@ -63,6 +63,11 @@ class SlideError(SlideloomError):
 
     default_code = "slide_error"
 
+    @classmethod
+    def of(cls, error: SlideloomError) -> SlideError:
+        """The same error, ending one item only."""
+        return cls(error.what, where=error.where, expected=error.expected, hint=error.hint, code=error.code)
+
 
 @dataclass(frozen=True)
 class Problem:

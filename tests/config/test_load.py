@@ -133,7 +133,25 @@ def test_draft_keeps_what_is_right() -> None:
     assert not draft.gives("classes")
 
 
-JUNK: list[Any] = [None, True, False, -1, 0, 3, 0.5, 1e9, "", "x", "sp", [], ["x"], [[1]], {}, {"x": 1}, {"x": {"y": None}}]
+JUNK: list[Any] = [
+    None,
+    True,
+    False,
+    -1,
+    0,
+    3,
+    0.5,
+    1e9,
+    "",
+    "x",
+    "sp",
+    [],
+    ["x"],
+    [[1]],
+    {},
+    {"x": 1},
+    {"x": {"y": None}},
+]
 
 
 def paths(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:

@@ -10,7 +10,9 @@ from slideloom.config.yaml_lines import Places, read_yaml
 WORDS = st.text(st.characters(categories=["Ll"], max_codepoint=0x17F), min_size=1, max_size=8)
 KEYS = WORDS.filter(lambda word: yaml.safe_load(word) == word)
 LEAVES = st.one_of(st.integers(-1000, 1000), st.floats(-1e6, 1e6), st.booleans(), st.none(), KEYS)
-TREES = st.recursive(LEAVES, lambda below: st.one_of(st.lists(below, max_size=3), st.dictionaries(KEYS, below, max_size=4)))
+TREES = st.recursive(
+    LEAVES, lambda below: st.one_of(st.lists(below, max_size=3), st.dictionaries(KEYS, below, max_size=4))
+)
 
 
 def write(folder: Path, text: str | bytes) -> Path:

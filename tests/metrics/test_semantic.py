@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchmetrics.functional.classification import binary_average_precision, binary_f1_score, multiclass_f1_score
 
-from slideloom.metrics.semantic import UNKNOWN, ClassConfusion, MeanSquare, PixelConfusion, ScoreHistogram
+from slideloom.metrics.semantic import UNKNOWN, ClassConfusion, HvError, PixelConfusion, ScoreHistogram
 
 
 @settings(max_examples=40, deadline=None)
@@ -17,7 +17,9 @@ from slideloom.metrics.semantic import UNKNOWN, ClassConfusion, MeanSquare, Pixe
 def test_average_precision_and_dice_are_torchmetrics(seed: int, levels: int) -> None:
     rng = np.random.default_rng(seed)
     truth = rng.random((2, 300)) < 0.3
-    score = (np.clip(rng.normal(truth * 0.3 + 0.3, 0.2), 0, 0.999) * levels).astype(np.uint8) * np.uint8(255 // (levels - 1))
+    score = (np.clip(rng.normal(truth * 0.3 + 0.3, 0.2), 0, 0.999) * levels).astype(np.uint8) * np.uint8(
+        255 // (levels - 1)
+    )
     histogram = ScoreHistogram()
     for band, true in zip(score, truth, strict=True):
         histogram.add(band, true)
@@ -70,15 +72,18 @@ def test_confusion_says_nothing_about_nothing() -> None:
     assert PixelConfusion(0, 0, 0, 0).accuracy is None
 
 
-def test_mean_square_is_the_same_for_any_bands() -> None:
+def test_the_hv_error_is_the_same_for_any_blocks() -> None:
     rng = np.random.default_rng(0)
-    difference, inside = rng.normal(size=(2, 30, 17)).astype(np.float32), rng.random((30, 17)) < 0.4
+    prediction, truth = rng.integers(-127, 128, (2, 2, 30, 17)).astype(np.int8)
+    inside = rng.random((30, 17)) < 0.4
     values = []
     for step in (1, 7, 30):
-        error = MeanSquare()
+        error = HvError()
         for y in range(0, 30, step):
-            error.add(difference[:, y : y + step], inside[y : y + step])
+            part = slice(y, y + step)
+            error.add(prediction[:, part], truth[:, part], inside[part])
         values.append(error.value)
     assert values[0] == values[1] == values[2]
-    assert values[0] == pytest.approx(float((difference[:, inside] ** 2).mean()), rel=1e-6)
-    assert MeanSquare().value is None
+    difference = (prediction.astype(float) - truth)[:, inside] / 127
+    assert values[0] == pytest.approx(float((difference**2).mean()))
+    assert HvError().value is None

@@ -236,7 +236,14 @@ def test_a_level_that_is_a_pixel_short_still_covers_the_slide() -> None:
 
 def test_what_cannot_be_asked() -> None:
     image = held(np.zeros((1, 10, 10), np.uint8))
-    for height, width, scale in [(0, 5, 1.0), (5, -1, 1.0), (5, 5, 0.0), (5, 5, float("nan")), (5, 5, -2.0)]:
+    for height, width, scale in [
+        (0, 5, 1.0),
+        (5, -1, 1.0),
+        (5, 5, 0.0),
+        (5, 5, float("nan")),
+        (5, 5, float("inf")),
+        (5, 5, -2.0),
+    ]:
         with pytest.raises(ValueError, match="window of"):
             read_region(image, 0, 0, height, width, scale)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slideloom.config.model import SplitConfig
@@ -123,6 +123,7 @@ def test_no_group_left_for_val_is_told(caplog: pytest.LogCaptureFixture) -> None
 PATIENTS = st.text(alphabet="ABCDEFGH", min_size=4, max_size=40).filter(lambda text: len(set(text)) >= 4)
 
 
+@settings(max_examples=25, deadline=None)
 @given(patients=PATIENTS, folds=st.integers(2, 4), val=st.sampled_from([0.0, 0.1, 0.34, 0.9]), data=st.data())
 def test_kfold_tests_every_group_once_and_never_tears_one(
     patients: str, folds: int, val: float, data: st.DataObject
@@ -147,6 +148,7 @@ def test_kfold_tests_every_group_once_and_never_tears_one(
     pd.testing.assert_frame_equal(make_split(shuffled, config, every(rows)), table.drop(columns="patient"))
 
 
+@settings(max_examples=40, deadline=None)
 @given(patients=PATIENTS, train=st.floats(0.05, 0.95), val=st.sampled_from([0.0, 0.2, 0.5]))
 def test_sequential_never_tears_a_group_and_keeps_the_order(patients: str, train: float, val: float) -> None:
     rows = rows_of(patients)

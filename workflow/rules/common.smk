@@ -19,11 +19,19 @@ from slideloom.slides.study import study_from_mapping
 from slideloom.workflow.plan import Plan, forget_broken_records
 
 try:
-    STUDY = study_from_mapping(config, Path.cwd())
+    STUDY = study_from_mapping(
+        config, Path.cwd(), [Path(path) for path in workflow.configfiles]
+    )
 except ConfigError as error:
     raise WorkflowError(str(error)) from None
 
-validate(config, str(BASE / "config/schema/config.schema.json"), set_default=False)
+validate(
+    STUDY.config.model_dump(mode="json"),
+    str(BASE / "config/schema/config.schema.json"),
+    set_default=False,
+)
+for note in STUDY.warnings:
+    logger.warning(note)
 config["results"] = str(STUDY.config.results)
 config["data_root"] = str(STUDY.data_root)
 

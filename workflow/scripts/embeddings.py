@@ -10,6 +10,7 @@ from slideloom.encoders.store import embed_slide
 from slideloom.errors import SlideError
 from slideloom.patches.statistics import ChannelStatistics
 from slideloom.patches.store import PatchStore
+from slideloom.slides.tables import Channel
 from slideloom.workflow.job import Job
 
 job = Job.start(snakemake)
@@ -25,7 +26,9 @@ built = {}
 
 
 def encoder_for(patches):
-    channels = tuple(patches.channels)
+    # The panel of the training slides is the encoder's, in every job.
+    panel = [Channel(marker, marker, "", False) for marker in statistics.markers] if statistics else patches.channels
+    channels = tuple(panel)
     if channels not in built:
         built[channels] = build_encoder(config, channels)
     return built[channels]

@@ -1,1 +1,31 @@
-x = 1
+"""Score a job's nuclei against their annotations."""
+
+from slideloom.config.model import EvaluationConfig
+from slideloom.metrics.evaluate import evaluate_slide
+from slideloom.patches.store import PatchStore
+from slideloom.slides.facts import load_facts
+from slideloom.slides.tables import ClassTable
+from slideloom.training.splits import read_split
+from slideloom.workflow.job import Job
+
+job = Job.start(snakemake)
+config = EvaluationConfig(**job.config["evaluation"])
+classes = ClassTable.from_dict(job.config["classes"])
+run = (job.wildcards["experiment"], job.wildcards["fold"])
+split = read_split(job.paths.split(job.config["split"])).query("fold == @run[1]")
+roles = dict(zip(split["slide_id"], split["role"], strict=True))
+
+
+def work(slide):
+    if roles.get(slide) not in config.roles:
+        return f"the role {roles.get(slide)} is not scored"
+    facts = load_facts(job.paths.slide_facts(slide))
+    patches = PatchStore(job.paths.patches(job.config["grid"], slide))
+    maps, labels, place = (paths(*run, slide) for paths in (job.paths.maps, job.paths.labels, job.paths.metrics))
+    image, row = job.config["image"], job.rows[slide]
+    scored = evaluate_slide(maps, labels, row, job.root, facts, image, patches.scale, classes, config, patches, place)
+    return [place] if scored else "no annotation"
+
+
+own = {slide: str(roles.get(slide)) for slide in job.rows}
+job.run(work, requires=["facts", "targets", "maps", "instances"], per_item=own)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from slideloom.artefacts.files import write_text
 from slideloom.config.schema import keys_markdown, schema_text
+from slideloom.slides.classlist import CLASS_FIELDS, ID_FIELDS
 from slideloom.slides.encoder_names import ENCODERS
 from slideloom.slides.sheet import COLUMNS
 from slideloom.slides.tables import CLASS_COLUMNS, MARKER_COLUMNS
@@ -45,6 +46,9 @@ Images and annotations are written `path`, or `path::member` for one of many in 
 `stack.npy::[3]`, `store.zarr::labels/0`, and `classes.csv::slide_7` for the rows of a class table whose column `image`
 holds `slide_7`.
 
+A class table is CSV, TSV or Parquet, a row a nucleus: its number in the label image in a column called {ids}, its class
+in one called {classes}, as a name, an alias or an id of the classes table.
+
 A pixel size in the file and one in the sheet: the sheet counts, with a warning where they differ by more than 5 %. With
 neither, the slide fails (`no_pixel_size`).
 """
@@ -64,6 +68,10 @@ The kinds of nuclei. Needed by experiments with the head `classes`.
 def _columns(columns: Mapping[str, str]) -> str:
     lines = ["| column | meaning |", "|---|---|", *(f"| `{name}` | {text} |" for name, text in columns.items())]
     return "\n".join(lines) + "\n"
+
+
+def _either(names: Sequence[str]) -> str:
+    return f"{', '.join(f'`{name}`' for name in names[:-1])} or `{names[-1]}`"
 
 
 def config_readme() -> str:
@@ -89,7 +97,7 @@ def config_readme() -> str:
         rules,
         _SHEET,
         _columns(COLUMNS),
-        _SHEET_TAIL,
+        _SHEET_TAIL.format(ids=_either(ID_FIELDS), classes=_either(CLASS_FIELDS)),
         _MARKERS,
         _columns(MARKER_COLUMNS),
         _CLASSES,

@@ -185,11 +185,17 @@ def _examine(task: _Task) -> SlideReport:
     for library in ("slideloom", "tifffile"):  # what they would log stands in the report
         logging.getLogger(library).addHandler(_QUIET)
     try:
+        return _look(task)
+    except Exception as error:
+        return _report(row, [_unforeseen(error)])
+
+
+def _look(task: _Task) -> SlideReport:
+    row = task.row
+    try:
         facts = _facts(task, row)
     except SlideError as error:
         return _pieces(task, error)
-    except Exception as error:
-        return _report(row, [_unforeseen(error)])
     images = [_image_report(facts, modality) for modality in _MODALITIES if modality in facts.images]
     faults = list(_missing_markers(task, images))
     annotation, count = _annotation_shape(task), None

@@ -19,6 +19,7 @@ from slideloom.config.model import (
     ExperimentConfig,
     GridConfig,
     InferenceConfig,
+    InstancesConfig,
     SplitConfig,
     StudyConfig,
 )
@@ -60,7 +61,7 @@ class Draft:
         None when left out or wrong.
     grids, encoders, splits, experiments : mapping
         Entries that are right, apart from unknown keys.
-    inference, evaluation : model or None
+    inference, instances, evaluation : model or None
         None when wrong.
     names : mapping of str to frozenset of str
         By section, every name that was written, of wrong entries, too; a section that was left out is left out.
@@ -75,6 +76,7 @@ class Draft:
     splits: Mapping[str, SplitConfig] = field(default_factory=dict)
     experiments: Mapping[str, ExperimentConfig] = field(default_factory=dict)
     inference: InferenceConfig | None = None
+    instances: InstancesConfig | None = None
     evaluation: EvaluationConfig | None = None
     names: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
@@ -248,7 +250,7 @@ def _draft(plain: dict[str, Any]) -> tuple[Draft, list[ErrorDetails]]:
     if model is None:
         return Draft(names=names), later
     parts = {name: getattr(model, name) for name in Draft.__dataclass_fields__ if name in StudyConfig.model_fields}
-    for section in ("inference", "evaluation"):
+    for section in ("inference", "instances", "evaluation"):
         if plain.get(section) != value.get(section):
             parts[section] = None
     return Draft(**parts, names=names), later

@@ -31,7 +31,7 @@ from slideloom.errors import SlideError, SlideloomError
 from slideloom.patches.statistics import ChannelStatistics, channel_statistics, marker_indices
 from slideloom.patches.store import PatchStore, read_rows
 
-__all__ = ["EmbeddingStore", "choose_channels", "embed_slide"]
+__all__ = ["EmbeddingStore", "choose_channels", "embed_slide", "used_statistics"]
 
 _LOG = logging.getLogger(__name__)
 _HALF_MAX = float(np.finfo(np.float16).max)
@@ -76,9 +76,10 @@ def choose_channels(encoder: Encoder, config: EncoderConfig, patches: PatchStore
     return chosen
 
 
-def _statistics(
+def used_statistics(
     encoder: Encoder, config: EncoderConfig, patches: PatchStore, given: ChannelStatistics | None
 ) -> ChannelStatistics | None:
+    """Statistics that a slide's channels are normalised with: the given ones, its own, or none for RGB."""
     if encoder.spec.kind == "rgb":
         return None
     if config.normalisation.scope == "training":
@@ -158,7 +159,7 @@ def embed_slide(
     start = time.perf_counter()
     _check_fit(encoder, patches)
     chosen = choose_channels(encoder, config, patches)
-    used = _statistics(encoder, config, patches, statistics)
+    used = used_statistics(encoder, config, patches, statistics)
     encoder.to(device)
     side = patches.tile_px // encoder.patch_px
     account = {"n_tiles": float(patches.n), "seconds": 0.0, "read_s": 0.0, "forward_s": 0.0, "write_s": 0.0}

@@ -1,0 +1,1 @@
+"""Tiles to slide-wide maps."""

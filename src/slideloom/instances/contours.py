@@ -139,13 +139,10 @@ def outlines(sides: Sides, slide_width_px: int, scale: float = 1.0) -> tuple[NDA
     starts = np.flatnonzero(np.diff(ring, prepend=-1))
     doubled_area = _doubled_areas(points, starts)
     shell = doubled_area > 0
-    ring_label = label[starts]
     corner = _corners(points, starts)
     number = np.cumsum(np.diff(ring, prepend=ring[0]) != 0)[corner]
     rings = shapely.linearrings(points[corner] * (scale / 2), indices=number)
-    # By label; a shell before the holes of its label does not matter to shapely, the labels' order does to the caller.
-    order = np.argsort(ring_label, kind="stable")
-    return _assemble(ring_label[order], rings[order], shell[order])
+    return _assemble(label[starts], rings, shell)
 
 
 def _rings(follows: NDArray[np.intp]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
@@ -196,15 +193,13 @@ def _assemble(
     labels: NDArray[np.int64], rings: NDArray[Any], shell: NDArray[np.bool_]
 ) -> tuple[NDArray[np.int64], NDArray[Any]]:
     found, shells = np.unique(labels[shell], return_counts=True)
-    single = found[shells == 1]
-    place = np.searchsorted(single, labels)
-    is_single = np.isin(labels, single)
     polygons = np.empty(len(found), object)
-    hole = is_single & ~shell
-    made = rings[is_single & shell]
-    polygons[shells == 1] = (
-        shapely.polygons(made, rings[hole], indices=place[hole]) if hole.any() else shapely.polygons(made)
-    )
+    single = found[shells == 1]
+    if single.size:
+        # The first ring of each index becomes the shell.
+        order = np.lexsort((~shell, labels))
+        order = order[np.isin(labels[order], single)]
+        polygons[shells == 1] = shapely.polygons(rings[order], indices=np.searchsorted(single, labels[order]))
     for index in np.flatnonzero(shells > 1):
         mine = labels == found[index]
         pieces = shapely.union_all(shapely.polygons(rings[mine & shell]))

@@ -88,9 +88,7 @@ class PairCounter:
         self._keys, self._counts = [keys], [counts]
 
 
-def _sum_by_key(
-    keys: NDArray[np.uint64], counts: NDArray[np.int64]
-) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+def _sum_by_key(keys: NDArray[np.uint64], counts: NDArray[np.int64]) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
     if keys.size == 0:
         return keys, counts.astype(np.int64)
     order = np.argsort(keys, kind="stable")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,22 +14,23 @@ from slideloom.artefacts.tables import write_table
 from slideloom.artefacts.zarrio import open_array, read_attributes
 from slideloom.config.model import EvaluationConfig, Modality
 from slideloom.errors import SlideError
-from slideloom.metrics.contingency import Contingency, PairCounter, majority
+from slideloom.instances.labels import open_labels
+from slideloom.metrics.contingency import Contingency, PairCounter, blocks, majority
 from slideloom.metrics.panoptic import Panoptic, aji, class_panoptic, mean_defined, panoptic, panoptic_at
 from slideloom.metrics.schemas import CLASS_METRICS, SLIDE_METRICS
-from slideloom.metrics.semantic import UNKNOWN, ClassConfusion, MeanSquare, PixelConfusion, ScoreHistogram
-from slideloom.patches.hv import hv_map
+from slideloom.metrics.semantic import UNKNOWN, ClassConfusion, HvError, PixelConfusion, ScoreHistogram
+from slideloom.patches.hv import hv_map_int8
 from slideloom.patches.store import PatchStore
 from slideloom.slides.annotations import slide_annotations
 from slideloom.slides.facts import SlideFacts
 from slideloom.slides.sheet import SlideRow
 from slideloom.slides.tables import ClassTable
 
-__all__ = ["evaluate_slide", "label_array"]
+__all__ = ["evaluate_slide"]
 
 _LOG = logging.getLogger(__name__)
-#: Pixels read at a time; bounds memory, changes no figure.
-_BAND_PIXELS = 1 << 24
+#: Side of the blocks that are read at a time; bounds memory, changes no figure.
+_BLOCK_PX = 2048
 
 
 @dataclass
@@ -43,7 +43,7 @@ class _Tally:
     scores: ScoreHistogram = field(default_factory=ScoreHistogram)
     classes: ClassConfusion = field(default_factory=ClassConfusion)
     gt_pixels: NDArray[np.int64] = field(default_factory=lambda: np.zeros(256, np.int64))
-    hv: MeanSquare = field(default_factory=MeanSquare)
+    hv: HvError = field(default_factory=HvError)
     n_pixels: int = 0
 
 
@@ -107,7 +107,7 @@ def evaluate_slide(
     tally = _scan(maps_path, labels_path, instances, class_map, row.slide_id)
     table = Contingency.from_counter(tally.overlap)
     gt_class = majority(*tally.gt_classes.pairs(), table.gt_ids)
-    has_classes = "classes" in attributes["heads"]
+    has_classes = (maps_path / "class_id").is_dir()
     pred_class = _predicted_class(tally.pred_classes, table.pred_ids) if has_classes else None
     known = bool(np.isin(gt_class, list(classes.ids)).any()) or (not table.gt_ids.size and bool(row.classes))
 
@@ -115,7 +115,11 @@ def evaluate_slide(
     per_class = _class_rows(tally, table, gt_class, pred_class, known, classes, config.iou_threshold)
     n_tiles = patches.n if patches is not None else None
     area_mm2 = tally.n_pixels * float(attributes["mpp_um"]) ** 2 / 1e6
-    figures = {"n_tiles": n_tiles, "area_mm2": area_mm2, **_slide_figures(tally, table, pred_class, config.iou_threshold)}
+    figures = {
+        "n_tiles": n_tiles,
+        "area_mm2": area_mm2,
+        **_slide_figures(tally, table, pred_class, config.iou_threshold),
+    }
     if known and has_classes:
         present = [line for line in per_class if line["class_id"] != 0]
         figures["mpq"] = mean_defined([line["pq"] for line in present if line["n_gt"]])
@@ -124,28 +128,24 @@ def evaluate_slide(
     made_from = {"slide_id": row.slide_id, "image": image, "evaluation": config.model_dump(mode="json"), "scale": scale}
     write_table(CLASS_METRICS, [of_slide | line for line in per_class], place / "classes.parquet", made_from=made_from)
     write_table(SLIDE_METRICS, [of_slide | figures], place / "slide.parquet", made_from=made_from)
-    _LOG.info("%s: %d true and %d predicted nuclei, PQ %s", row.slide_id, table.gt_ids.size, table.pred_ids.size, figures["pq"])
+    _LOG.info(
+        "%s: %d true and %d predicted nuclei, PQ %s",
+        row.slide_id,
+        table.gt_ids.size,
+        table.pred_ids.size,
+        figures["pq"],
+    )
     return True
-
-
-def label_array(labels_path: Path) -> Any:
-    """The full-resolution array of an OME-Zarr 0.5 label image, opened lazily.
-
-    Returns
-    -------
-    tensorstore.TensorStore
-        (height, width) of unsigned integers, 0 for the background.
-    """
-    level = read_attributes(labels_path)["ome"]["multiscales"][0]["datasets"][0]["path"]
-    return open_array(labels_path / level)
 
 
 def _scan(
     maps_path: Path, labels_path: Path, instances: NDArray[np.int32], class_map: NDArray[np.uint8], slide_id: str
 ) -> _Tally:
     covered = open_array(maps_path / "covered")
-    arrays = {name: open_array(maps_path / name) for name in ("nucleus", "class_id", "hv") if (maps_path / name).is_dir()}
-    arrays["labels"] = label_array(labels_path)
+    arrays = {
+        name: open_array(maps_path / name) for name in ("nucleus", "class_id", "hv") if (maps_path / name).is_dir()
+    }
+    arrays["labels"] = open_labels(labels_path)
     shape = instances.shape
     for name, array in [("covered", covered), *arrays.items()]:
         if tuple(array.shape[-2:]) != shape:
@@ -156,66 +156,29 @@ def _scan(
                 hint="Remove the slide's maps and labels and run again",
                 code="maps_shape",
             )
+    true_hv = hv_map_int8(instances) if "hv" in arrays else None
     tally = _Tally()
-    halo = _tallest(instances) if "hv" in arrays else 0
-    for rows in _bands(shape):
-        seen = np.asarray(covered[rows]) == 1
-        whole = bool(seen.all())
-        mask = None if whole else seen
-        gt, gt_classes = instances[rows], class_map[rows]
-        labels = np.asarray(arrays["labels"][rows])
+    for window in blocks((shape[0], shape[1]), _BLOCK_PX):
+        seen = np.asarray(covered[window]) == 1
+        gt, gt_classes = instances[window], class_map[window]
+        labels = np.asarray(arrays["labels"][window])
+        nucleus = seen & (gt > 0)
         tally.n_pixels += int(seen.sum())
-        tally.overlap.add(gt, labels, mask)
-        tally.gt_classes.add(gt, gt_classes, seen & (gt > 0))
+        tally.overlap.add(gt, labels, None if seen.all() else seen)
+        tally.gt_classes.add(gt, gt_classes, nucleus)
         tally.gt_pixels += np.bincount(gt_classes[seen], minlength=256)
-        tally.scores.add(np.asarray(arrays["nucleus"][rows])[seen], gt[seen] > 0)
+        tally.scores.add(np.asarray(arrays["nucleus"][window])[seen], gt[seen] > 0)
         if "class_id" in arrays:
-            predicted = np.asarray(arrays["class_id"][rows])
+            predicted = np.asarray(arrays["class_id"][window])
             tally.classes.add(gt_classes[seen], predicted[seen])
             tally.pred_classes.add(labels, predicted, seen & (labels > 0))
-        if "hv" in arrays:
-            inside = seen & (gt > 0)
-            if inside.any():
-                predicted_hv = np.asarray(arrays["hv"][:, rows]).astype(np.float32) / np.float32(127)
-                tally.hv.add(predicted_hv - _true_hv(instances, rows, halo), inside)
+        if true_hv is not None and nucleus.any():
+            tally.hv.add(np.asarray(arrays["hv"][:, *window]), true_hv[:, *window], nucleus)
     return tally
 
 
-def _bands(shape: tuple[int, ...]) -> Iterator[slice]:
-    step = max(1, _BAND_PIXELS // max(1, shape[1]))
-    for start in range(0, shape[0], step):
-        yield slice(start, min(shape[0], start + step))
-
-
-def _true_hv(instances: NDArray[np.int32], rows: slice, halo: int) -> NDArray[np.float32]:
-    """HV target of a band of rows; the halo keeps every nucleus of the band whole."""
-    top = max(0, rows.start - halo)
-    tall = hv_map(instances[top : rows.stop + halo])
-    return tall[:, rows.start - top : rows.stop - top]
-
-
-def _tallest(instances: NDArray[np.int32]) -> int:
-    """Height in rows of the tallest instance."""
-    first: dict[str, list[NDArray[np.int64]]] = {"id": [], "row": []}
-    for rows in _bands(instances.shape):
-        counter = PairCounter()
-        band = instances[rows]
-        at = np.broadcast_to(np.arange(rows.start, rows.stop)[:, None], band.shape)
-        counter.add(band, at, band > 0)
-        ids, row, _ = counter.pairs()
-        first["id"].append(ids)
-        first["row"].append(row)
-    ids, row = np.concatenate(first["id"] or [np.empty(0, np.int64)]), np.concatenate(first["row"] or [np.empty(0)])
-    if not ids.size:
-        return 0
-    order = np.argsort(ids, kind="stable")
-    starts = np.flatnonzero(np.diff(ids[order], prepend=-1))
-    row = row[order]
-    return int((np.maximum.reduceat(row, starts) - np.minimum.reduceat(row, starts)).max()) + 1
-
-
 def _predicted_class(counter: PairCounter, pred_ids: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Class of each predicted nucleus: the most frequent foreground class of its pixels, background if there is none."""
+    """Class of each predicted nucleus: the commonest foreground class of its pixels, background if there is none."""
     ids, values, counts = counter.pairs()
     foreground = values > 0
     return majority(ids[foreground], values[foreground], counts[foreground], pred_ids)

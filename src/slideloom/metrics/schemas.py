@@ -50,7 +50,9 @@ SLIDE_FIGURES: tuple[Column, ...] = (
     Column("f1_pixel", _REAL, "F1 of nucleus pixels, label image against truth.", _BOTH_EMPTY_PIXELS),
     Column("precision_pixel", _REAL, "tp_pixels / pred_pixels.", "no predicted nucleus"),
     Column("recall_pixel", _REAL, "tp_pixels / gt_pixels.", "no true nucleus"),
-    Column("pixel_accuracy", _REAL, "Share of pixels that are nucleus in both or in neither.", "no pixel was predicted"),
+    Column(
+        "pixel_accuracy", _REAL, "Share of pixels that are nucleus in both or in neither.", "no pixel was predicted"
+    ),
     Column(
         "map",
         _REAL,
@@ -66,8 +68,8 @@ SLIDE_FIGURES: tuple[Column, ...] = (
     Column(
         "dice_macro",
         _REAL,
-        "Mean Dice of the nuclear classes that occur in truth or prediction, from the class map; background is not among "
-        "them, and pixels of unknown class are left out.",
+        "Mean Dice of the nuclear classes that occur in truth or prediction, from the class map; background is not "
+        "among them, and pixels of unknown class are left out.",
         f"{_NO_CLASSES}, or no class occurs",
     ),
     Column(
@@ -79,7 +81,8 @@ SLIDE_FIGURES: tuple[Column, ...] = (
     Column(
         "hv_mse",
         _REAL,
-        "Mean squared error of the HV maps inside true nuclei, both components together.",
+        "Mean squared error of the HV maps inside true nuclei, both components together; truth and prediction in steps "
+        "of 1/127.",
         "no true nucleus, or the decoder has no hv head",
     ),
     Column(
@@ -119,7 +122,9 @@ CLASS_FIGURES: tuple[Column, ...] = (
         "the decoder has no classes head, or no pixel was predicted",
     ),
     Column("dice", _REAL, "2 tp_pixels / (gt_pixels + pred_pixels).", f"{_NOT_PIXELS}, or the class occurs in neither"),
-    Column("iou", _REAL, "Pixels of the class in both, over those in either.", f"{_NOT_PIXELS}, or it occurs in neither"),
+    Column(
+        "iou", _REAL, "Pixels of the class in both, over those in either.", f"{_NOT_PIXELS}, or it occurs in neither"
+    ),
     Column("precision", _REAL, "Of pixels: tp_pixels / pred_pixels.", f"{_NOT_PIXELS}, or no pixel is predicted"),
     Column("recall", _REAL, "Of pixels: tp_pixels / gt_pixels.", f"{_NOT_PIXELS}, or no pixel is true"),
     Column("n_gt", _COUNT, "True nuclei whose majority class this is.", "as gt_pixels, or the row is the background's"),
@@ -128,7 +133,7 @@ CLASS_FIGURES: tuple[Column, ...] = (
     Column(
         "fp",
         _COUNT,
-        "Predicted nuclei of the class without such a match; those lying mostly on nuclei of unknown class are left out.",
+        "Predicted nuclei of the class without such a match; those mostly on nuclei of unknown class are left out.",
         _NOT_NUCLEI,
     ),
     Column("fn", _COUNT, "True nuclei of the class without such a match.", _NOT_NUCLEI),

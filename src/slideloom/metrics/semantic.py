@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from slideloom.metrics.panoptic import mean_defined, ratio
+from slideloom.patches.hv import HV_SCALE
 
-__all__ = ["UNKNOWN", "ClassConfusion", "MeanSquare", "PixelConfusion", "ScoreHistogram"]
+__all__ = ["UNKNOWN", "ClassConfusion", "HvError", "PixelConfusion", "ScoreHistogram"]
 
 #: Class value of pixels inside a nucleus whose class nobody knows; class figures leave them out.
 UNKNOWN = 255
@@ -127,28 +126,28 @@ class ClassConfusion:
         return mean_defined([self.of(class_id).dice for class_id in class_ids])
 
 
-class MeanSquare:
-    """Mean of squared differences over chosen pixels, the same to the last bit however the rows are banded."""
+class HvError:
+    """Mean squared error of HV maps stored in steps of 1/127. Sums are whole numbers: blocks change nothing."""
 
     def __init__(self) -> None:
-        self._row_sums: list[float] = []
+        self._total = 0
         self._count = 0
 
-    def add(self, difference: NDArray[np.floating[Any]], inside: NDArray[np.bool_]) -> None:
-        """Take in a band of rows.
+    def add(self, prediction: NDArray[np.int8], truth: NDArray[np.int8], inside: NDArray[np.bool_]) -> None:
+        """Take in a block.
 
         Parameters
         ----------
-        difference : ndarray of float, (channels, height, width)
-            Prediction less truth.
+        prediction, truth : ndarray of int8, (2, height, width)
+            HV components times 127.
         inside : ndarray of bool, (height, width)
             Pixels that count.
         """
-        square = np.where(inside, np.square(difference, dtype=np.float64), 0.0)
-        self._row_sums += [float(value) for value in square.sum(axis=2).sum(axis=0)]
-        self._count += int(inside.sum()) * difference.shape[0]
+        difference = prediction[:, inside].astype(np.int64) - truth[:, inside]
+        self._total += int((difference * difference).sum())
+        self._count += difference.size
 
     @property
     def value(self) -> float | None:
-        """The mean over pixels and channels; ``None`` when no pixel counted."""
-        return ratio(math.fsum(self._row_sums), self._count)
+        """The mean over pixels and components; ``None`` when no pixel counted."""
+        return ratio(self._total, HV_SCALE**2 * self._count)

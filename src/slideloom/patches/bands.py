@@ -77,7 +77,8 @@ def _runs(tiles: TileGrid, band: NDArray[np.intp], widest_px: int) -> Iterator[N
         if end < order.size:
             before, here = cols[order[end - 1]], cols[order[end]]
             gap = (here - before) * tiles.stride_px > tiles.tile_px
-            wide = (here - cols[order[start]]) * tiles.stride_px + tiles.tile_px > widest_px
+            right = min(here * tiles.stride_px + tiles.tile_px, tiles.width_px)
+            wide = right - cols[order[start]] * tiles.stride_px > widest_px
             if not gap and not wide:
                 continue
         yield order[start:end]

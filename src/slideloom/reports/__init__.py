@@ -1,0 +1,1 @@
+"""From slides to tables and a page: gathering, statistics, charts, pictures, HTML."""

@@ -1,13 +1,15 @@
 """From slides to experiments: averages with intervals, and paired comparisons.
 
 Patients, not slides, are the independent units: every interval resamples patients with all their slides, every
-permutation flips a patient's slides together. All resampling is matrix arithmetic on per-patient sums, with a fixed seed.
+permutation flips a patient's slides together. All resampling is matrix arithmetic on per-patient sums, with a fixed
+seed.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -29,7 +31,8 @@ _COUNTS = ("tp", "fp", "fn", "iou_sum", "gt_pixels", "pred_pixels", "tp_pixels")
 
 def _divide(numerator: Floats, denominator: Floats) -> Floats:
     """Quotient, NaN where the denominator is 0."""
-    return np.divide(numerator, denominator, out=np.full(numerator.shape, np.nan), where=denominator > 0)
+    quotient: Floats = np.divide(numerator, denominator, out=np.full(numerator.shape, np.nan), where=denominator > 0)
+    return quotient
 
 
 #: How each pooled figure follows from summed counts, columns in the order of _COUNTS.
@@ -117,10 +120,13 @@ def _by_patient(rows: Rows, columns: Sequence[str]) -> Floats:
     return sums
 
 
+@lru_cache(maxsize=4)
 def _resamples(n: int) -> Floats:
-    """How often each of n patients is drawn in each resample, (resamples, n)."""
+    """How often each of n patients is drawn in each resample, (resamples, n); the same for every figure."""
     rng = np.random.default_rng(_SEED)
-    return rng.multinomial(n, np.full(n, 1 / n), size=_RESAMPLES).astype(np.float64)
+    drawn = rng.multinomial(n, np.full(n, 1 / n), size=_RESAMPLES).astype(np.float64)
+    drawn.setflags(write=False)
+    return drawn
 
 
 def _interval(values: Floats) -> dict[str, float | None]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from slideloom.artefacts.files import write_text
 from slideloom.artefacts.tables import Column, OpenColumns, TableSchema
+from slideloom.instances.cells import CELLS
 from slideloom.metrics.schemas import CLASS_METRICS, SLIDE_METRICS
 from slideloom.reports.schemas import REPORT_TABLES
 
@@ -14,14 +15,14 @@ __all__ = ["tables_markdown"]
 
 _HEAD = """# Tables
 
-*Written from the schemas in `src/slideloom/reports/schemas.py` and `src/slideloom/metrics/schemas.py` by
-`python -m slideloom.reports.docs docs/tables.md`; a test keeps it current.*
+*Written from the schemas in the package by `python -m slideloom.reports.docs docs/tables.md`; a test keeps it
+current.*
 
 All tables are Parquet (zstd). Every table is checked against its schema when it is written: names, types, nulls, keys.
-A value that cannot be defined is **null**, never 0 or 1 by convention; the last column says when. The file's metadata key
-`slideloom` holds, as JSON, the table's name, the schema's version, the Slideloom version, the units and what the table was
-made from; each column's field metadata holds its meaning and unit. A schema's version is raised when a column changes its
-name, type or meaning, not when one is added.
+A value that cannot be defined is **null**, never 0 or 1 by convention; the last column says when. The file's metadata
+key `slideloom` holds, as JSON, the table's name, the schema's version, the Slideloom version, the units and what the
+table was made from; each column's field metadata holds its meaning and unit. A schema's version is raised when a column
+changes its name, type or meaning, not when one is added.
 
 ```python
 import pandas as pd
@@ -32,23 +33,27 @@ slides.groupby("experiment")[["pq", "dice_macro"]].mean()
 
 ## How the figures are defined
 
-* **Area.** Only pixels where a tile looked count, on both sides. A nucleus that reaches beyond them counts with its part.
+* **Area.** Only pixels where a tile looked count, on both sides. A nucleus that reaches beyond counts with its part.
 * **Match.** A true and a predicted nucleus match when their IoU is strictly greater than the threshold
   (`evaluation.iou_threshold`, at least 0.5), which makes matches unique without an assignment. No small constants are
   added to denominators, so that a perfect result is exactly 1.
-* **PQ** = ΣIoU / (TP + FP/2 + FN/2) = DQ · SQ. `pq` looks at no classes. `bpq` leaves out predicted nuclei whose class is
-  background, as PanNuke's bPQ does. `mpq` is the mean over the classes that the slide's truth holds of the PQ within each.
-* **Class of a nucleus.** True: the class of most of its pixels. Predicted: the foreground class of most of its pixels in the
-  class map; background when it has none.
-* **Unknown classes.** Truth may hold nuclei whose class nobody knows. They count in every figure that looks at no classes.
-  Class figures leave their pixels out, and with them predictions that lie mostly on them.
+* **PQ** = ΣIoU / (TP + FP/2 + FN/2) = DQ · SQ. `pq` looks at no classes. `bpq` leaves out predicted nuclei whose class
+  is background, as PanNuke's bPQ does. `mpq` is the mean, over the classes that the slide's truth holds, of the PQ
+  within each.
+* **Class of a nucleus.** True: the class of most of its pixels. Predicted: the foreground class of most of its pixels
+  in the class map; background when it has none.
+* **Unknown classes.** Truth may hold nuclei whose class nobody knows. They count in every figure that looks at no
+  classes. Class figures leave their pixels out, and with them predictions that lie mostly on them.
 * **F1.** `f1_50` at IoU > 0.5; `f1_mean` is the mean over IoU > 0.5, 0.6, 0.7, 0.8, 0.9 (F1^µ of InstanSeg, which takes
   "at least" in place of "greater").
-* **Dice of classes** comes from the class map, pixel by pixel. `dice_macro` averages the nuclear classes that occur in truth
-  or prediction; `dice_macro_with_background` adds the background as one more class.
-* **Averaging.** In `experiments.parquet`, `slide`, `patient` and `fold` are means of means; `pooled` is one figure from the
+* **Dice of classes** comes from the class map, pixel by pixel. `dice_macro` averages the nuclear classes that occur in
+  truth or prediction; `dice_macro_with_background` adds the background as one more class.
+* **Averaging.** In `experiments.parquet`, `slide`, `patient` and `fold` are means; `pooled` is one figure from the
   summed counts, in which large slides weigh more. Intervals resample patients.
 """
+
+_CELLS = """GeoParquet: `geopandas.read_parquet` gives it geometry; pandas and DuckDB read the columns. All slides of a run
+open as one table: `pd.read_parquet("results/cells/sp/0")`."""
 
 
 def tables_markdown() -> str:
@@ -62,12 +67,13 @@ def tables_markdown() -> str:
     parts = [_HEAD]
     for name, schema in REPORT_TABLES.items():
         parts.append(f"## `reports/{name}.parquet`\n\n{_table(schema)}")
+    parts.append(f"## `cells/{{experiment}}/{{fold}}/slide_id={{slide}}/cells.parquet`\n\n{_CELLS}\n\n{_table(CELLS)}")
     parts.append(
         "## Files that the reports are gathered from\n\n"
-        "`metrics/{experiment}/{fold}/{slide}/slide.parquet` holds the columns of `slides.parquet` from `n_tiles` on, and\n"
-        f"`slide_id`, `image`: {_facts(SLIDE_METRICS)}\n\n"
-        "`metrics/{experiment}/{fold}/{slide}/classes.parquet` holds those of `classes.parquet` from `class_id` on, and\n"
-        f"`slide_id`, `image`: {_facts(CLASS_METRICS)}\n"
+        "`metrics/{experiment}/{fold}/{slide}/slide.parquet` holds `slide_id`, `image` and the columns of\n"
+        f"`slides.parquet` from `n_tiles` on: {_facts(SLIDE_METRICS)}\n\n"
+        "`metrics/{experiment}/{fold}/{slide}/classes.parquet` holds `slide_id`, `image` and those of\n"
+        f"`classes.parquet` from `class_id` on: {_facts(CLASS_METRICS)}\n"
     )
     return "\n".join(parts)
 
@@ -78,7 +84,8 @@ def _facts(schema: TableSchema) -> str:
 
 
 def _table(schema: TableSchema) -> str:
-    lines = [f"One row per {schema.row}. Unique by {', '.join(f'`{k}`' for k in schema.key)}. Schema version {schema.version}."]
+    key = ", ".join(f"`{name}`" for name in schema.key)
+    lines = [f"One row per {schema.row}. Unique by {key}. Schema version {schema.version}."]
     lines += ["", "| column | type | unit | meaning | null when |", "|---|---|---|---|---|"]
     lines += [_row(column.name, column, column.unit) for column in schema.columns]
     lines += [_row(f"{group.prefix}…", group, "") for group in schema.open_columns]

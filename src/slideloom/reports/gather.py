@@ -96,7 +96,9 @@ def runs_of(config: StudyConfig, paths: Paths, job_records: Iterable[Path]) -> l
             scored = sorted(done.get(("metrics", context), ()))
             metrics = {slide: paths.metrics(name, fold, slide) for slide in scored}
             split = paths.split(experiment.split)
-            runs.append(Run(name, fold, random_weights, split, history if trained and history.is_file() else None, metrics))
+            runs.append(
+                Run(name, fold, random_weights, split, history if trained and history.is_file() else None, metrics)
+            )
     return runs
 
 
@@ -283,9 +285,7 @@ def gather_failures(job_records: Iterable[Path], slide_ids: set[str]) -> list[di
     # A failure is inherited by other items, too: every slide of an experiment whose training failed.
     told = {(row["stage"], row["reason_code"], row["message"]) for row in own.values()}
     own |= {
-        key: row
-        for key, row in inherited.items()
-        if (row["stage"], row["reason_code"], row["message"]) not in told
+        key: row for key, row in inherited.items() if (row["stage"], row["reason_code"], row["message"]) not in told
     }
     return [own[key] for key in sorted(own)]
 

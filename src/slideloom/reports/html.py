@@ -15,7 +15,7 @@ from slideloom.artefacts.files import write_text
 from slideloom.artefacts.tables import read_table
 from slideloom.config.model import StudyConfig
 from slideloom.reports.overlays import Overlay
-from slideloom.reports.plots import SERIES_COLOURS
+from slideloom.reports.plots import SERIES_COLOURS, hex_colour
 from slideloom.reports.schemas import REPORT_TABLES
 from slideloom.reports.views import (
     HEADLINES,
@@ -95,18 +95,24 @@ def render_report(
 
     Notes
     -----
-    Everything is embedded, everything that comes from outside is escaped, and a content security policy forbids the page
-    to load anything. The text depends on the arguments only: no date, no path of this machine.
+    Everything is embedded, everything that comes from outside is escaped, and a content security policy forbids
+    the page to load anything. The text depends on the arguments only: no date, no path of this machine.
     """
     found = {name: read_table(schema, tables / f"{name}.parquet").to_pylist() for name, schema in REPORT_TABLES.items()}
     slides = found["slides"]
     described = dict(experiments or {})
-    names = list(dict.fromkeys([*described, *(row["experiment"] for table in ("slides", "training") for row in found[table])]))
+    names = list(
+        dict.fromkeys([*described, *(row["experiment"] for table in ("slides", "training") for row in found[table])])
+    )
     series = {name: number for number, name in enumerate(names)}
     role = main_role(slides)
     bars, frequencies = class_charts(found["classes"], role, classes, series)
     environment = Environment(
-        loader=FileSystemLoader(TEMPLATE.parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FileSystemLoader(TEMPLATE.parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters.update(fixed=_fixed, duration=_duration, thousands=_thousands)
     text = environment.get_template(TEMPLATE.name).render(
@@ -123,7 +129,9 @@ def render_report(
         role=role,
         series={name: number % SERIES_COLOURS for name, number in series.items()},
         described=described,
-        random_experiments=sorted({row["experiment"] for table in ("slides", "training") for row in found[table] if row["random_weights"]}),
+        random_experiments=sorted(
+            {row["experiment"] for table in ("slides", "training") for row in found[table] if row["random_weights"]}
+        ),
         headlines=HEADLINES,
         summaries=experiment_rows(found["experiments"], role),
         intervals=interval_figure(found["experiments"], role, series),
@@ -132,7 +140,7 @@ def render_report(
         frequencies=frequencies,
         training=training_charts(found["training"], series),
         overlays=overlays,
-        classes=[(i, n, "#%02x%02x%02x" % c) for i, n, c in zip(classes.ids, classes.names, classes.colours, strict=True)],
+        classes=[(i, n, hex_colour(c)) for i, n, c in zip(classes.ids, classes.names, classes.colours, strict=True)],
         failures=found["failures"],
         n_failed=len({row["slide_id"] for row in found["failures"] if row["slide_id"]}),
         costs=cost_rows(found["costs"]),
@@ -175,7 +183,17 @@ def describe_experiments(config: StudyConfig) -> dict[str, str]:
 
 def installed_versions() -> dict[str, str]:
     """Versions of Slideloom, Python and the packages that figures depend on."""
-    packages = ("numpy", "scipy", "torch", "timm", "opencv-python-headless", "zarr", "tensorstore", "pyarrow", "snakemake")
+    packages = (
+        "numpy",
+        "scipy",
+        "torch",
+        "timm",
+        "opencv-python-headless",
+        "zarr",
+        "tensorstore",
+        "pyarrow",
+        "snakemake",
+    )
     found = {"slideloom": __version__, "python": platform.python_version()}
     for package in packages:
         try:

@@ -1,13 +1,12 @@
 """Pictures of what was found: a crop of a slide with the outlines of true and of predicted nuclei.
 
-The pixels are one small JPEG, the outlines are vectors: the report can switch them on and off, they stay sharp on paper,
-and each tells about its nucleus when it is pointed at. Only the crop's pixels are read, whatever the slide's size.
+The pixels are one small JPEG, the outlines are vectors: the report can switch them on and off, they stay sharp on
+paper, and each tells about its nucleus when it is pointed at. Only the crop's pixels are read, whatever the slide's
+size.
 """
 
 from __future__ import annotations
 
-import base64
-import io
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,28 +20,22 @@ from numpy.typing import NDArray
 from slideloom.artefacts.zarrio import read_attributes
 from slideloom.config.model import Modality
 from slideloom.errors import SlideError
+from slideloom.instances.labels import open_labels
 from slideloom.metrics.contingency import PairCounter, contingency, majority
-from slideloom.metrics.evaluate import label_array
 from slideloom.metrics.panoptic import matched_pairs
 from slideloom.metrics.semantic import UNKNOWN
+from slideloom.reports.pictures import data_uri, false_colour, outlines, overview_picture
 from slideloom.slides.annotations import AnnotationMaps, slide_annotations
 from slideloom.slides.facts import image_source, load_facts
 from slideloom.slides.open import open_image
 from slideloom.slides.region import read_region
 from slideloom.slides.sheet import SlideRow
-from slideloom.slides.tables import Channel, ClassTable
+from slideloom.slides.tables import ClassTable
 
-__all__ = ["Nucleus", "Overlay", "OverlaySource", "choose_overlays", "draw_overlay", "draw_overlays", "false_colour"]
+__all__ = ["Nucleus", "Overlay", "OverlaySource", "choose_overlays", "draw_overlay", "draw_overlays"]
 
 _LOG = logging.getLogger(__name__)
 _CROP_PX = 384
-_OVERVIEW_PX = 180
-#: False colours of multiplexed crops: the nuclear stain first, then two lively other channels.
-_TINTS: tuple[tuple[str, tuple[float, float, float]], ...] = (
-    ("blue", (0.25, 0.45, 1.0)),
-    ("green", (0.1, 0.9, 0.3)),
-    ("red", (1.0, 0.25, 0.2)),
-)
 
 
 @dataclass(frozen=True)
@@ -224,13 +217,13 @@ def draw_overlay(source: OverlaySource, classes: ClassTable, crop_px: int = _CRO
     y, x = _densest(size, side, truth, centre_y, centre_x)
     height, width = min(side, size[0]), min(side, size[1])
     window = slice(y, y + height), slice(x, x + width)
-    labels = np.asarray(label_array(source.labels)[window]).astype(np.int64)
+    labels = np.asarray(open_labels(source.labels)[window]).astype(np.int64)
     about = facts.image(source.image)
     with open_image(image_source(source.row, source.image, source.root), source.image) as image:
         pixels = read_region(image, y, x, height, width, scale, 255 if about.is_rgb else 0)
     picture, colours = false_colour(pixels, about.channels, about.is_rgb)
     predicted, true = _compare(labels, truth, window, cells, classes)
-    overview = _overview(size, centre_y, centre_x, cells["class_id"], classes)
+    overview = overview_picture(size, centre_y, centre_x, cells["class_id"], classes)
     return Overlay(
         experiment=source.experiment,
         fold=source.fold,
@@ -240,9 +233,9 @@ def draw_overlay(source: OverlaySource, classes: ClassTable, crop_px: int = _CRO
         x_px=x,
         y_px=y,
         mpp_um=float(attributes["mpp_um"]),
-        picture=_data_uri(picture, "JPEG"),
+        picture=data_uri(picture, "JPEG"),
         colours=colours,
-        overview=_data_uri(overview, "PNG"),
+        overview=data_uri(overview, "PNG"),
         overview_box=(x / size[1], y / size[0], width / size[1], height / size[0]),
         overview_size=(overview.shape[1], overview.shape[0]),
         predicted=predicted,
@@ -250,60 +243,15 @@ def draw_overlay(source: OverlaySource, classes: ClassTable, crop_px: int = _CRO
     )
 
 
-def false_colour(
-    pixels: NDArray[Any], channels: Sequence[Channel], is_rgb: bool
-) -> tuple[NDArray[np.uint8], str]:
-    """Make a picture of a crop.
-
-    Parameters
-    ----------
-    pixels : ndarray, (c, h, w)
-        RGB uint8, or counts of each channel.
-    channels : sequence of Channel
-        Of the pixels.
-    is_rgb : bool
-        Whether they are red, green and blue as they stand.
-
-    Returns
-    -------
-    picture : ndarray of uint8, (h, w, 3)
-    colours : str
-        What its colours mean, such as ``"DNA1 blue, CD45 green, keratin red"``; empty for RGB.
-    """
-    if is_rgb:
-        return np.ascontiguousarray(pixels.transpose(1, 2, 0).astype(np.uint8)), ""
-    light = np.empty(pixels.shape, np.float32)
-    for k, channel in enumerate(pixels):
-        low, high = np.percentile(channel, [1, 99.7])
-        light[k] = np.clip((channel - low) / max(high - low, 1e-6), 0, 1) ** 0.6
-    nuclear = [k for k, channel in enumerate(channels) if channel.nuclear] or [0]
-    others = [k for k in range(len(channels)) if k not in nuclear]
-    chosen = [nuclear[0], *_liveliest(light, others)]
-    picture = np.zeros((*pixels.shape[1:], 3), np.float32)
-    names = []
-    for k, (name, tint) in zip(chosen, _TINTS, strict=False):
-        picture += light[k][..., None] * np.array(tint, np.float32)
-        names.append(f"{channels[k].marker or channels[k].name} {name}")
-    return (np.clip(picture, 0, 1) * 255).astype(np.uint8), ", ".join(names)
-
-
-def _liveliest(light: NDArray[np.float32], among: Sequence[int]) -> list[int]:
-    """The channel that varies most, and of the rest the one that varies most and least like the first."""
-    if not among:
-        return []
-    centred = light[list(among)].reshape(len(among), -1)
-    centred = centred - centred.mean(axis=1, keepdims=True)
-    spread = np.sqrt((centred**2).mean(axis=1))
-    first = int(spread.argmax())
-    alike = np.abs(centred @ centred[first]) / (centred.shape[1] * spread * spread[first] + 1e-9)
-    worth = spread * (1 - np.minimum(alike, 1))
-    worth[first] = -1
-    return [among[first], *([among[int(worth.argmax())]] if len(among) > 1 else [])]
-
-
 def _read_cells(path: Path) -> dict[str, NDArray[Any]]:
     """Columns of the cell table that an overlay needs; empty arrays where there is no table."""
-    wanted = {"cell_id": np.int64, "x_px": np.float64, "y_px": np.float64, "class_id": np.uint8, "class_probability": float}
+    wanted = {
+        "cell_id": np.int64,
+        "x_px": np.float64,
+        "y_px": np.float64,
+        "class_id": np.uint8,
+        "class_probability": float,
+    }
     if not path.is_file():
         return {name: np.empty(0, kind) for name, kind in wanted.items()}
     present = set(pq.read_schema(path).names)
@@ -341,8 +289,8 @@ def _densest(
     total[1:, 1:] = count.cumsum(axis=0).cumsum(axis=1)
     deep, wide = min(4, rows), min(4, cols)
     window = total[deep:, wide:] - total[:-deep, wide:] - total[deep:, :-wide] + total[:-deep, :-wide]
-    row, col = np.unravel_index(int(window.argmax()), window.shape)
-    return min(int(row) * step, max(0, size[0] - side)), min(int(col) * step, max(0, size[1] - side))
+    top, left = divmod(int(window.argmax()), window.shape[1])
+    return min(top * step, max(0, size[0] - side)), min(left * step, max(0, size[1] - side))
 
 
 def _compare(
@@ -362,7 +310,7 @@ def _compare(
 
     if truth is None:
         return tuple(
-            Nucleus(path, class_of[label], "plain", found(label)) for label, path in _outlines(labels).items()
+            Nucleus(path, class_of[label], "plain", found(label)) for label, path in outlines(labels).items()
         ), None
     gt, gt_map = truth.instances[window], truth.class_map[window]
     counter = PairCounter()
@@ -382,7 +330,7 @@ def _compare(
         return "hit" if agree else "other_class"
 
     predicted = []
-    for label, path in _outlines(labels).items():
+    for label, path in outlines(labels).items():
         if label in partner:
             true_id, overlap = partner[label]
             line = f"{found(label)} · true class: {names.get(gt_class[true_id], '')} · IoU {overlap:.2f}"
@@ -390,7 +338,7 @@ def _compare(
         else:
             predicted.append(Nucleus(path, class_of[label], "false", f"{found(label)} · matches no true nucleus"))
     true = []
-    for true_id, path in _outlines(gt).items():
+    for true_id, path in outlines(gt).items():
         line = f"true {true_id}: {names.get(gt_class[true_id], '')}"
         if true_id in reached:
             label, overlap = reached[true_id]
@@ -398,59 +346,3 @@ def _compare(
         else:
             true.append(Nucleus(path, gt_class[true_id], "missed", f"{line} · missed"))
     return tuple(predicted), tuple(true)
-
-
-def _outlines(labels: NDArray[Any]) -> dict[int, str]:
-    """SVG path of each label, traced inside its own bounding box; pixel centres are at half coordinates."""
-    import cv2
-    from scipy import ndimage
-
-    ids, dense = np.unique(labels, return_inverse=True)
-    dense = dense.reshape(labels.shape).astype(np.int32) + int(ids[0] != 0)
-    ids = ids if ids[0] == 0 else np.concatenate(([0], ids))
-    paths: dict[int, str] = {}
-    for k, box in enumerate(ndimage.find_objects(dense), 1):
-        mask = (dense[box] == k).astype(np.uint8)
-        # Doubled, so that the outline runs along the pixels' outer edges and one-pixel nuclei have an extent.
-        mask = np.pad(np.kron(mask, np.ones((2, 2), np.uint8)), 1)
-        parts = []
-        for contour in cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)[0]:
-            points = cv2.approxPolyDP(contour, 1.2, True).reshape(-1, 2) - 1
-            if len(points) > 2:
-                points = points + np.array([2 * box[1].start, 2 * box[0].start])
-                steps = np.diff(points, axis=0)
-                parts.append(f"M{points[0, 0]} {points[0, 1]}l" + " ".join(f"{dx} {dy}" for dx, dy in steps) + "z")
-        if parts:
-            paths[int(ids[k])] = "".join(parts)
-    return paths
-
-
-def _overview(
-    size: tuple[int, int],
-    centre_y: NDArray[np.float64],
-    centre_x: NDArray[np.float64],
-    class_id: NDArray[np.uint8],
-    classes: ClassTable,
-) -> NDArray[np.uint8]:
-    """The slide as a small picture, each pixel in the mean colour of the nuclei that it holds."""
-    shrink = max(size) / _OVERVIEW_PX
-    height, width = max(1, round(size[0] / shrink)), max(1, round(size[1] / shrink))
-    colours = np.full((256, 3), 140.0)
-    for number, colour in zip(classes.ids, classes.colours, strict=True):
-        colours[number] = colour
-    y = (centre_y / shrink).astype(int).clip(0, height - 1)
-    x = (centre_x / shrink).astype(int).clip(0, width - 1)
-    total, count = np.zeros((height, width, 3)), np.zeros((height, width, 1))
-    np.add.at(total, (y, x), colours[class_id])
-    np.add.at(count, (y, x), 1)
-    mean = np.divide(total, count, out=np.full(total.shape, 245.0), where=count > 0)
-    return mean.astype(np.uint8)
-
-
-def _data_uri(picture: NDArray[np.uint8], form: str) -> str:
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    options = {"quality": 86} if form == "JPEG" else {"optimize": True}
-    Image.fromarray(picture).save(buffer, form, **options)
-    return f"data:image/{form.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"

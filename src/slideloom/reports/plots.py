@@ -1,4 +1,4 @@
-"""Charts of the report as inline SVG: no script, no picture files, colours from the page so that they suit light and dark.
+"""Charts of the report as inline SVG: no script, no picture files, colours of the page, light or dark.
 
 Series are numbered; number k takes the page's colour ``--e{k}``. Every mark carries a ``<title>`` with its numbers.
 """
@@ -12,7 +12,16 @@ from html import escape
 
 from markupsafe import Markup
 
-__all__ = ["Dot", "Line", "SERIES_COLOURS", "class_bars", "frequency_chart", "interval_chart", "line_chart"]
+__all__ = [
+    "SERIES_COLOURS",
+    "Dot",
+    "Line",
+    "class_bars",
+    "frequency_chart",
+    "hex_colour",
+    "interval_chart",
+    "line_chart",
+]
 
 #: Colours that the page defines; further series start again from the first.
 SERIES_COLOURS = 8
@@ -72,8 +81,13 @@ class Line:
 
 
 def _svg(width: float, height: float, label: str, body: Sequence[str]) -> Markup:
-    head = f'<svg class="chart" viewBox="0 0 {width:g} {height:g}" width="{width:g}" role="img" aria-label="{escape(label)}">'
-    return Markup(head + "".join(body) + "</svg>")
+    size = f'viewBox="0 0 {width:g} {height:g}" width="{width:g}"'
+    return Markup(f'<svg class="chart" {size} role="img" aria-label="{escape(label)}">{"".join(body)}</svg>')
+
+
+def hex_colour(colour: tuple[int, int, int]) -> str:
+    """Red, green and blue as ``#rrggbb``."""
+    return "#{:02x}{:02x}{:02x}".format(*colour)
 
 
 def _text(x: float, y: float, text: str, anchor: str = "start", kind: str = "") -> str:
@@ -123,7 +137,8 @@ def interval_chart(rows: Sequence[tuple[str, Sequence[Dot]]], width: float = 104
         for dot in dots:
             middle = y + step / 2
             if dot.value is None:
-                body.append(f'<g class="{_series(dot.series)}">{_title(dot)}{_text(left + 4, middle + 4, "undefined", "start", "tick")}</g>')
+                told = _text(left + 4, middle + 4, "undefined", "start", "tick")
+                body.append(f'<g class="{_series(dot.series)}">{_title(dot)}{told}</g>')
             else:
                 x = left + (right - left) * min(1, max(0, dot.value))
                 mark = f'<circle class="dot" cx="{x:.1f}" cy="{middle:.1f}" r="4.5"/>'
@@ -161,7 +176,8 @@ def class_bars(rows: Sequence[tuple[str, str, Sequence[Dot]]], width: float = 10
         body.append(_swatch(left - 20, middle - 5, colour))
         for dot in dots:
             extent = (right - left) * min(1, max(0, dot.value or 0))
-            bar = f'<rect class="bar" x="{left}" y="{y + 1:.1f}" width="{max(extent, 0.8):.1f}" height="{step - 2:.1f}" rx="1.5"/>'
+            place = f'x="{left}" y="{y + 1:.1f}" width="{max(extent, 0.8):.1f}" height="{step - 2:.1f}"'
+            bar = f'<rect class="bar" {place} rx="1.5"/>'
             told = "–" if dot.value is None else f"{dot.value:.2f}"
             number = _text(left + extent + 6, y + step - 2.4, told, "start", "value small")
             body.append(f'<g class="{_series(dot.series)}">{_title(dot)}{"" if dot.value is None else bar}{number}</g>')

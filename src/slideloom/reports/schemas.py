@@ -1,4 +1,4 @@
-"""Schemas of the report tables: the stable contract that people read with pandas. ``docs/tables.md`` is made from here."""
+"""Schemas of the report tables: the stable contract that people read with pandas; ``docs/tables.md`` shows them."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ EXPERIMENTS = TableSchema(
         Column(
             "ci_low",
             _REAL,
-            "Lower end of the 95 % bootstrap interval: patients resampled with all their slides, percentiles, fixed seed.",
+            "Lower end of the 95 % bootstrap interval: patients resampled with all their slides; percentiles.",
             "fewer than 2 patients, or averaging over folds",
         ),
         Column("ci_high", _REAL, "Upper end.", "as ci_low"),
@@ -101,8 +101,8 @@ COMPARISONS = TableSchema(
         Column(
             "p_value",
             _REAL,
-            "Two-sided sign-flip permutation test; a patient's slides flip together. Exact up to 12 patients, else from "
-            "20 000 random flips with a fixed seed.",
+            "Two-sided sign-flip permutation test; a patient's slides flip together. Exact up to 12 patients, else "
+            "from 20 000 random flips with a fixed seed.",
             "fewer than 2 patients",
         ),
     ),
@@ -153,7 +153,9 @@ COSTS = TableSchema(
         Column("max_rss_mb", _REAL, "Highest resident memory.", "the job was too short to be measured", "MB"),
         Column("mean_load", _REAL, "Processor time over wall time, percent.", "the job was too short", "%"),
         Column("gpu_seconds", _REAL, "Time that a GPU computed.", "the job did not report it", "s"),
-        Column("tiles_per_s", _REAL, "Tiles a second of wall time.", "the job is not about tiles, or did not say", "1/s"),
+        Column(
+            "tiles_per_s", _REAL, "Tiles a second of wall time.", "the job is not about tiles, or did not say", "1/s"
+        ),
         Column("read_mb", _REAL, "Bytes read from storage.", "the system does not tell", "MB"),
         Column("written_mb", _REAL, "Bytes written to storage.", "the system does not tell", "MB"),
     ),

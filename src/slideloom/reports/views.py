@@ -8,7 +8,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from slideloom.reports.plots import Dot, Line, class_bars, frequency_chart, interval_chart, line_chart
+from slideloom.reports.plots import Dot, Line, class_bars, frequency_chart, hex_colour, interval_chart, line_chart
 from slideloom.slides.tables import ClassTable
 
 __all__ = ["HEADLINES", "Costs", "class_charts", "comparison_rows", "cost_rows", "experiment_rows", "interval_figure",
@@ -79,7 +79,10 @@ def class_charts(
     """
     rows = [row for row in classes if row["role"] == role]
     present = list(dict.fromkeys(row["experiment"] for row in rows))
-    ids = [(0, "background", ""), *((i, n, "#%02x%02x%02x" % c) for i, n, c in zip(table.ids, table.names, table.colours, strict=True))]
+    ids = [
+        (0, "background", ""),
+        *((i, n, hex_colour(c)) for i, n, c in zip(table.ids, table.names, table.colours, strict=True)),
+    ]
     by_class: dict[tuple[str, int], list[Mapping[str, Any]]] = {}
     for row in rows:
         by_class.setdefault((row["experiment"], row["class_id"]), []).append(row)
@@ -97,7 +100,9 @@ def class_charts(
         lines = []
         total = {"gt_pixels": 0, "pred_pixels": 0}
         for column in total:
-            total[column] = sum(row[column] or 0 for key, group in by_class.items() if key[0] == experiment for row in group)
+            total[column] = sum(
+                row[column] or 0 for key, group in by_class.items() if key[0] == experiment for row in group
+            )
         for class_id, name, colour in ids:
             group = by_class.get((experiment, class_id), [])
             shares = []

@@ -112,7 +112,7 @@ def _markers(evidence: Evidence) -> Iterator[Problem]:
     told = []
     for channel, holders in unknown.items():
         near = nearest(channel, known)
-        others = f" (and of {len(holders) - 1} more slides)" if len(holders) > 1 else ""
+        others = f" (named by {len(holders)} slides)" if len(holders) > 1 else ""
         what = f"channel {channel!r}{others} has no row in {evidence.draft.markers}"
         hint = f"Did you mean {near!r}?" if near else "Add a row that says which marker it shows"
         told.append(evidence.on(holders[0], "sp_channels", what, hint))
@@ -194,6 +194,13 @@ def _experiment(evidence: Evidence, name: str, experiment: ExperimentConfig) -> 
     if "classes" in experiment.heads and not evidence.draft.gives("classes"):
         hint = "Name a table of classes, or leave the head 'classes' out"
         yield evidence.at(*path, "heads", what="the head 'classes' needs the key 'classes'", hint=hint)
+    if "classes" not in experiment.heads and experiment.training.monitor == "dice_macro":
+        hint = "Add the head, or monitor loss or dice_binary"
+        yield evidence.at(*path, "training", "monitor", what="dice_macro needs the head 'classes'", hint=hint)
+    instances = evidence.draft.instances
+    if "hv" not in experiment.heads and instances and instances.method == "hv_watershed":
+        hint = "Add the head, or set 'method: threshold' under 'instances'"
+        yield evidence.at(*path, "heads", what="instances.method hv_watershed needs the head 'hv'", hint=hint)
     encoder = evidence.draft.encoders.get(experiment.encoder)
     grid = evidence.draft.grids.get(encoder.grid) if encoder else None
     split = evidence.draft.splits.get(experiment.split)

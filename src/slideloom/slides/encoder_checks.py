@@ -90,7 +90,8 @@ def _tokens(evidence: Evidence, name: str, encoder: EncoderConfig, kind: Encoder
         yield evidence.at(*path, "patch_px" if kind.free_token else "model", what=what, hint=fix)
         return
     grid = evidence.draft.grids.get(encoder.grid)
-    if grid and grid.tile_px % token_px:
+    fits = grid is not None and (grid.image == "he") == kind.rgb
+    if grid and fits and grid.tile_px % token_px:
         below = grid.tile_px // token_px * token_px
         what = f"tiles of {grid.tile_px} px cannot be cut into tokens of {token_px} px"
         hint = f"Set grids.{encoder.grid}.tile_px to {f'{below} or ' if below else ''}{below + token_px}"

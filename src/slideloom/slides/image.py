@@ -18,7 +18,17 @@ from numpy.typing import NDArray
 
 from slideloom.slides.source import Source
 
-__all__ = ["Colour", "Header", "Level", "RawImage", "SlideImage", "check_window", "make_levels", "plausible_mpp"]
+__all__ = [
+    "Colour",
+    "Header",
+    "Level",
+    "RawImage",
+    "SlideImage",
+    "check_window",
+    "fits_pyramid",
+    "make_levels",
+    "plausible_mpp",
+]
 
 Colour = Literal[
     "grey", "grey_inverted", "grey_alpha", "palette", "rgb", "rgba", "rgba_premultiplied", "rgbx", "cmyk", "channels"
@@ -233,6 +243,25 @@ def make_levels(sizes: Sequence[tuple[int, int]]) -> tuple[Level, ...]:
         )
         levels.append(Level(rows, columns, float(whole) if exact else ratio))
     return tuple(levels)
+
+
+def fits_pyramid(full: tuple[int, int], above: tuple[int, int], part: tuple[int, int]) -> bool:
+    """Whether an image can be a sub-resolution of another.
+
+    Parameters
+    ----------
+    full, above, part : (height_px, width_px)
+        Level 0, the level before, and the candidate.
+
+    Returns
+    -------
+    bool
+        It is smaller than the level before, and both its sides are smaller by one factor, but for rounding.
+    """
+    ratios = full[0] / part[0], full[1] / part[1]
+    skew = abs(ratios[0] - ratios[1]) / max(ratios)
+    # A pixel of rounding, either way, on each side.
+    return part[0] <= above[0] and part[1] <= above[1] and part != above and skew <= 2 / min(part)
 
 
 def plausible_mpp(

@@ -28,6 +28,7 @@ __all__ = ["open_image", "open_raw"]
 _MISSING = {errno.ENOENT, errno.ENOTDIR}
 _REFUSED = {errno.EACCES, errno.EPERM, errno.EISDIR, errno.EINVAL, errno.ELOOP, errno.ENAMETOOLONG}
 _HEAD_BYTES = 32
+_NO_VENDOR = (None, "generic-tiff")
 
 
 def open_image(source: Source, modality: Modality) -> SlideImage:
@@ -151,19 +152,24 @@ def _open_file(source: Source, head: bytes) -> RawImage:
 
     if is_picture(head):
         return open_picture(source)
-    flavour = ""
-    if is_tiff(head):
-        from slideloom.slides.read_tiff import open_tiff, tiff_flavour
-
-        flavour = tiff_flavour(source)
-        if flavour != "tiff":
-            return open_tiff(source, flavour)
     from slideloom.slides.read_openslide import detect_vendor, open_openslide
 
-    vendor = detect_vendor(source)
-    if flavour and vendor in (None, "generic-tiff"):
-        return open_tiff(source, flavour)
-    return open_openslide(source)
+    if not is_tiff(head):
+        return open_openslide(source)
+    from slideloom.slides.read_tiff import open_tiff, tiff_flavour
+
+    try:
+        flavour = tiff_flavour(source)
+    except (SlideError, OSError, MemoryError):
+        raise
+    except Exception:
+        # A vendor's own habits may be too much for tifffile and nothing special to OpenSlide.
+        if detect_vendor(source) in _NO_VENDOR:
+            raise
+        return open_openslide(source)
+    if flavour == "tiff" and detect_vendor(source) not in _NO_VENDOR:
+        return open_openslide(source)
+    return open_tiff(source, flavour)
 
 
 def _unreadable(source: Source, error: Exception) -> SlideError:

@@ -116,17 +116,19 @@ def area_in_cells(
 
     rows, columns = len(y_lines) - 1, len(x_lines) - 1
     turned = (shapely.geometry.polygon.orient(polygon) for polygon in _polygons(region))
-    rings = [np.asarray(ring.coords)[:, :2] for polygon in turned for ring in (polygon.exterior, *polygon.interiors)]
-    if not rings:
+    outlines = [ring for polygon in turned for ring in (polygon.exterior, *polygon.interiors)]
+    if not outlines:
         return np.zeros((rows, columns))
-    edges = np.concatenate([np.concatenate([ring[:-1], ring[1:]], axis=1) for ring in rings])
+    corners = [np.asarray(ring.coords, np.float64)[:, :2] for ring in outlines]
+    edges = np.concatenate([np.concatenate([ring[:-1], ring[1:]], axis=1) for ring in corners])
     edges = _split(_split(edges, 1, np.asarray(y_lines, float)), 0, np.asarray(x_lines, float))
     x_middle, y_middle = (edges[:, 0] + edges[:, 2]) / 2, (edges[:, 1] + edges[:, 3]) / 2
     rise = edges[:, 3] - edges[:, 1]
     # Column 0 holds what lies left of the lattice, the last one what lies right of it.
-    row, column = np.searchsorted(y_lines, y_middle, "right") - 1, np.searchsorted(x_lines, x_middle, "right")
+    row = np.searchsorted(y_lines, y_middle, "right") - 1
     seen = (row >= 0) & (row < rows) & (rise != 0)
-    row, column, rise, x_middle = row[seen], column[seen], rise[seen], x_middle[seen]
+    row, rise, x_middle = row[seen], rise[seen], x_middle[seen]
+    column = np.searchsorted(x_lines, x_middle, "right")
     shape = (rows, columns + 2)
     flat = row * shape[1] + column
     # Each piece of outline covers (or, going the other way, uncovers) what lies left of it, as high as it rises.
@@ -135,8 +137,7 @@ def area_in_cells(
     rises = np.bincount(flat, rise, rows * shape[1]).reshape(shape)
     right_of = rises[:, ::-1].cumsum(axis=1)[:, ::-1] - rises
     widths = np.diff(np.asarray(x_lines, float))
-    area: NDArray[np.float64] = partly[:, 1:-1] + right_of[:, 1:-1] * widths
-    return area
+    return np.asarray(partly[:, 1:-1] + right_of[:, 1:-1] * widths, np.float64)
 
 
 def _split(edges: NDArray[np.float64], axis: int, lines: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -151,15 +152,18 @@ def _split(edges: NDArray[np.float64], axis: int, lines: NDArray[np.float64]) ->
     rising = (end >= start)[edge]
     crossing = np.where(rising, first[edge] + number, last[edge] - 1 - number)
     padded = np.concatenate([lines, [0.0]])
-    behind = np.where(number > 0, padded[crossing - np.where(rising, 1, -1)], start[edge])
-    ahead = np.where(number < pieces[edge] - 1, padded[crossing], end[edge])
     length = np.where(end == start, 1.0, end - start)[edge]
     one, other = edges[edge], 1 - axis
     cut = np.empty((len(edge), 4))
-    for column, place in ((0, behind), (2, ahead)):
-        cut[:, column + axis] = place
-        share = (place - start[edge]) / length
-        cut[:, column + other] = one[:, other] + share * (one[:, 2 + other] - one[:, other])
+    at_start, at_end = number == 0, number == pieces[edge] - 1
+    for column, whole, place, far in (
+        (0, at_start, padded[crossing - np.where(rising, 1, -1)], 0.0),
+        (2, at_end, padded[crossing], 1.0),
+    ):
+        share = np.where(whole, far, (place - start[edge]) / length)
+        cut[:, column + axis] = np.where(whole, one[:, column + axis], place)
+        between = one[:, other] + share * (one[:, 2 + other] - one[:, other])
+        cut[:, column + other] = np.where(whole, one[:, column + other], between)
     return cut
 
 

@@ -82,6 +82,8 @@ def open_picture(source: Source) -> PictureImage:
     warnings: list[str] = []
     if turned:
         warnings.append("the camera's orientation tag is left aside: the pixels are read as stored")
+    if head.startswith(_PNG) and head[24] in (2, 4) and head[25] == 0:
+        warnings.append(f"its {head[24]}-bit samples are spread over 8 bits by the decoder")
     mpp_um = None
     if dpi and min(dpi) > 0:
         mpp_um, why = plausible_mpp(25_400 / dpi[1], 25_400 / dpi[0], "the picture's dpi", _LARGEST_DPI_MPP_UM)

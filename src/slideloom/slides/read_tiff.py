@@ -24,7 +24,7 @@ import tifffile
 from numpy.typing import NDArray
 
 from slideloom.errors import SlideError
-from slideloom.slides.image import Header, make_levels
+from slideloom.slides.image import Header, fits_pyramid, make_levels
 from slideloom.slides.ome_xml import OmeImage, parse_ome
 from slideloom.slides.source import Source
 from slideloom.slides.tiff_facts import JPEG, tiff_colour, tiff_names, tiff_palette, tiff_pixel_size
@@ -247,12 +247,9 @@ def _one_stack(series: Any, where: str) -> Any:
 def _belongs(series: Any, level: Any, above: tuple[int, int]) -> bool:
     size = dict(zip(level.axes, level.shape, strict=True))
     full = dict(zip(series.axes, series.shape, strict=True))
-    smaller = size["Y"] < above[0] and size["X"] < above[1]
-    # One pixel of rounding at most, either way, for each of the sizes compared.
-    ratio_y, ratio_x = full["Y"] / size["Y"], full["X"] / size["X"]
-    skew = abs(ratio_y - ratio_x) / max(ratio_y, ratio_x)
     same = {a: n for a, n in size.items() if a not in "YX"} == {a: n for a, n in full.items() if a not in "YX"}
-    return smaller and same and level.dtype == series.dtype and skew <= 2 / min(size["Y"], size["X"])
+    fits = fits_pyramid((full["Y"], full["X"]), above, (size["Y"], size["X"]))
+    return same and fits and bool(level.dtype == series.dtype)
 
 
 def _stored_level(

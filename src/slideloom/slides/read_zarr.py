@@ -14,7 +14,7 @@ import tensorstore as ts
 from numpy.typing import NDArray
 
 from slideloom.errors import SlideError
-from slideloom.slides.image import Header, make_levels
+from slideloom.slides.image import Header, fits_pyramid, make_levels
 from slideloom.slides.read_array import channel_axis
 from slideloom.slides.source import Source
 from slideloom.slides.zarr_layout import ZarrLayout, read_layout
@@ -71,31 +71,30 @@ def open_zarr(source: Source) -> ZarrImage:
     layout = read_layout(source)
     context = ts.Context({"cache_pool": {"total_bytes_limit": _CACHE_BYTES}})
     levels: list[ts.TensorStore] = []
-    colour = None
+    sizes: list[tuple[int, int]] = []
     warnings = list(layout.warnings)
     for path in layout.arrays:
         array = _as_cyx(_open(path, source, context), layout, source)
-        if levels and (array.dtype != levels[0].dtype or array.shape[0] != levels[0].shape[0]):
+        size = int(array.shape[1]), int(array.shape[2])
+        same = not levels or (array.dtype == levels[0].dtype and array.shape[0] == levels[0].shape[0])
+        if levels and not (same and fits_pyramid(sizes[0], sizes[-1], size)):
             warnings.append(f"level {path.name} does not fit the image and is left aside")
             continue
-        if levels and not (array.shape[1] < levels[-1].shape[1] or array.shape[2] < levels[-1].shape[2]):
-            warnings.append(f"level {path.name} is not smaller than the one before it and is left aside")
-            continue
         levels.append(array)
+        sizes.append(size)
     n_channels = int(levels[0].shape[0])
     dtype = np.dtype(levels[0].dtype.numpy_dtype)
     names = layout.channel_names
     if names is not None and len(names) != n_channels:
         warnings.append(f"its omero block names {len(names)} channels, the array holds {n_channels}: names left aside")
         names = None
-    colour = "grey" if n_channels == 1 else "channels"
     header = Header(
         source=source,
         reader=f"tensorstore/{layout.kind}",
-        levels=make_levels([(int(level.shape[1]), int(level.shape[2])) for level in levels]),
+        levels=make_levels(sizes),
         n_channels=n_channels,
         dtype=dtype,
-        colour="grey" if colour == "grey" else "channels",
+        colour="grey" if n_channels == 1 else "channels",
         channel_names=names,
         mpp_um=layout.mpp_um,
         warnings=tuple(warnings),

@@ -1,8 +1,8 @@
 """Any window of an image at any resolution, in the grid frame.
 
 Grid pixel ``i`` covers the level-0 interval ``[i * scale, (i + 1) * scale)``. Going down, a grid pixel is the average
-of the image over the square it covers, pixels on its edge counted by the share that lies inside (a box filter: no
-aliasing, no light lost); going up, it is interpolated linearly between the nearest pixel centres. At scale 1 pixels
+of the image over the square it covers, pixels on its edge counted by the share that lies inside (a box
+filter: no light is lost); going up, it is interpolated linearly between the nearest pixel centres. At scale 1 pixels
 are copied.
 
 Positions and weights come from the pixel's place on the slide alone, and for integer samples all sums are exact
@@ -11,6 +11,7 @@ Positions and weights come from the pixel's place on the slide alone, and for in
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,7 +70,7 @@ def read_region(
     ValueError
         ``height``, ``width`` or ``scale`` is not above 0.
     """
-    if height < 1 or width < 1 or not scale > 0:
+    if height < 1 or width < 1 or not 0 < scale < math.inf:
         raise ValueError(f"a window of {height} x {width} px at scale {scale}")
     rows, columns = grid_size(image.height_px, image.width_px, scale)
     y0, y1 = max(0, y_px), min(rows, y_px + height)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -177,7 +178,7 @@ def _study(checked: CheckedConfig, config_path: Path, base: Path) -> Study:
     evidence = Evidence(draft, checked.places, base, sheet, data_root, rows, markers, classes)
     problems += check_study(evidence)
     if problems or checked.config is None:
-        raise ConfigError(_ordered(problems))
+        raise ConfigError(_ordered(problems, checked.places.default))
     return Study(
         config=checked.config,
         config_path=config_path,
@@ -200,14 +201,14 @@ def _is_there(key: str, checked: CheckedConfig, base: Path, problems: list[Probl
     return True
 
 
-def _ordered(problems: Sequence[Problem]) -> list[Problem]:
-    """Each told once, file by file in the order in which they came up, by line."""
-    files: dict[str, int] = {}
+def _ordered(problems: Sequence[Problem], first: str) -> list[Problem]:
+    """Each told once: the config's own before the other files', by line, what has no line last."""
+    files = {first: 0}
     keyed = []
     for problem in dict.fromkeys(problems):
         match = _PLACE.match(problem.where)
         file = match["file"] if match else problem.where.split(": ")[0]
-        keyed.append((files.setdefault(file, len(files)), int(match["line"]) if match else 0, problem))
+        keyed.append((files.setdefault(file, len(files)), int(match["line"]) if match else math.inf, problem))
     return [problem for *_, problem in sorted(keyed, key=lambda one: one[:2])]
 
 

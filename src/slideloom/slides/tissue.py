@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -245,13 +245,20 @@ def _look_rgb(opened: SlideImage, image: ImageFacts, scale: float, sigma_px: flo
     for y in range(0, height, band):
         rows = min(band, height - y)
         picture[y : y + rows] = read_region(opened, y, 0, rows, width, scale, 255).transpose(1, 2, 0)
-    smooth = picture.astype(np.float32)
-    if sigma_px:
-        smooth = np.asarray(cv2.GaussianBlur(smooth, (0, 0), sigma_px))
-    top = smooth.max(axis=2)
-    seen = (top >= _DARK) & (picture.max(axis=2) >= _DARK)
-    saturation = np.where(seen, (top - smooth.min(axis=2)) / np.maximum(top, 1), 0).astype(np.float32)
+    seen = _brightest(picture) >= _DARK
+    if not sigma_px:
+        return _Overview(picture, np.zeros(seen.shape, np.float32), seen, scale)
+    smooth = np.asarray(cv2.GaussianBlur(picture.astype(np.float32), (0, 0), sigma_px))
+    top, bottom = _brightest(smooth), -_brightest(-smooth)
+    seen &= top >= _DARK
+    saturation = np.where(seen, (top - bottom) / np.maximum(top, 1), 0).astype(np.float32)
     return _Overview(picture, saturation, seen, scale)
+
+
+def _brightest(picture: NDArray[Any]) -> NDArray[Any]:
+    """Largest of the three colours; several times faster than a reduction over so short an axis."""
+    largest: NDArray[Any] = np.maximum(np.maximum(picture[:, :, 0], picture[:, :, 1]), picture[:, :, 2])
+    return largest
 
 
 def _look_channels(opened: SlideImage, image: ImageFacts, scale: float, sigma_px: float) -> _Overview:
@@ -344,7 +351,9 @@ def tissue_fraction(
     left_at, right_at = (np.searchsorted(x_lines, lines) for lines in (grid.x_px, right))
     covered = within[bottom_at, right_at] - within[top_at, right_at] - within[bottom_at, left_at]
     covered += within[top_at, left_at]
-    share: NDArray[np.float32] = (covered / (grid.height_valid * grid.width_valid.astype(np.float64))).astype(np.float32)
+    share: NDArray[np.float32] = (covered / (grid.height_valid * grid.width_valid.astype(np.float64))).astype(
+        np.float32
+    )
     # Differences of sums: what is all or nothing must not miss it by a rounding.
     share[share < 1e-6] = 0
     share[share > 1 - 1e-6] = 1

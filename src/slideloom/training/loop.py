@@ -25,7 +25,7 @@ from slideloom.artefacts.tables import write_table
 from slideloom.decoders.cellvit import CellViTDecoder, build_decoder
 from slideloom.errors import SlideloomError
 from slideloom.training.checkpoint import DecoderMeta, save_decoder
-from slideloom.training.data import PatchData, batches_in_order, epoch_order, prefetched
+from slideloom.training.data import Batch, PatchData, batches_in_order, epoch_order, prefetched
 from slideloom.training.history import HISTORY
 from slideloom.training.job import TrainJob
 from slideloom.training.resume import TrainState, load_state, save_state
@@ -91,6 +91,7 @@ class _Training:
         )
         self.meta = self._meta()
         self.saved_at = time.monotonic()
+        self.waited_s = self.wait_share = 0.0
 
     def run(self) -> Path:
         job, training = self.job, self.job.training
@@ -120,13 +121,14 @@ class _Training:
 
     def _epoch(self, state: TrainState) -> None:
         epoch, training = state.epochs_done, self.job.training
-        start = time.perf_counter()
+        start, self.waited_s = time.perf_counter(), 0.0
         rate = cosine_warm_restarts(epoch, training.lr, training.t_0, training.eta_min)
         for group in self.optimiser.param_groups:
             group["lr"] = rate
         torch.manual_seed(_epoch_seed(training.seed, epoch))
         losses = self._train_epoch(epoch)
         trained_s = time.perf_counter() - start
+        self.wait_share = self.waited_s / trained_s
         row: dict[str, Any] = {"epoch": epoch, "lr": rate, "train_patches_per_s": self.data.n / trained_s}
         row |= {f"train_{name}": value for name, value in losses.items()}
         row |= self._validate(epoch) if self.val.n else {}
@@ -140,7 +142,8 @@ class _Training:
         self.model.train()
         order = epoch_order(self.data.n, training.batch_size, training.seed, epoch)
         sums = _Sums(("loss", *self.term_names), self.device)
-        for batch in prefetched(self.data, order, self.device, workers=self.job.read_threads):
+        batches = prefetched(self.data, order, self.device, workers=self.job.read_threads)
+        for batch in self._timed(batches):
             self.optimiser.zero_grad(set_to_none=True)
             with self._arithmetic():
                 outputs = self.model(batch.tokens, batch.image)
@@ -170,6 +173,16 @@ class _Training:
         self._check_finite(sums.last, epoch, "validation")
         row: dict[str, float | None] = {f"val_{name}": value for name, value in sums.means().items()}
         return row | {f"val_{name}": value for name, value in scores.figures().items()}
+
+    def _timed(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """The batches, with the time that they are waited for added up."""
+        while True:
+            start = time.perf_counter()
+            batch = next(batches, None)
+            self.waited_s += time.perf_counter() - start
+            if batch is None:
+                return
+            yield batch
 
     @contextmanager
     def _arithmetic(self) -> Iterator[None]:
@@ -224,7 +237,8 @@ class _Training:
             value = row.get(name)
             parts += [f"{name.replace('val_', 'val ', 1)} {value:.4f}"] if value is not None else []
         best = "best" if state.best_epoch == row["epoch"] else f"best was {state.best_epoch + 1}"
-        rate = f"{row['train_patches_per_s']:.1f} patches/s, {row['seconds']:.1f} s"
+        rate = f"{row['train_patches_per_s']:.1f} patches/s ({self.wait_share:.1%} waiting for data), "
+        rate += f"{row['seconds']:.1f} s"
         left_text = f"at most {eta_s // 3600}:{eta_s // 60 % 60:02d}:{eta_s % 60:02d} left"
         _LOG.info(
             "%s epoch %d/%d: %s (%s), %s, %s",

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 
 from slideloom.artefacts.files import write_json
 from slideloom.artefacts.paths import Paths
@@ -46,7 +47,12 @@ class Cohort:
         return Paths(self.root / "results")
 
     def add_slide(
-        self, name: str, image: np.ndarray, instances: np.ndarray | None, class_map: np.ndarray | None, patient: str = ""
+        self,
+        name: str,
+        image: np.ndarray,
+        instances: np.ndarray | None,
+        class_map: np.ndarray | None,
+        patient: str = "",
     ) -> SlideRow:
         """Save an H&E image (h, w, 3) and its annotation; write its facts."""
         self.root.mkdir(parents=True, exist_ok=True)
@@ -108,14 +114,10 @@ class Cohort:
         scored = evaluate_slide(
             maps, place, row, self.root, facts, "he", 1.0, self.classes, EvaluationConfig(), None, folder
         )
-        run = self.runs.setdefault(
-            experiment, Run(experiment, "0", random_weights, self.paths.split("s"), metrics={})
-        )
+        run = self.runs.setdefault(experiment, Run(experiment, "0", random_weights, self.paths.split("s"), metrics={}))
         if scored:
             run.metrics[row.slide_id] = folder  # type: ignore[index]
-        self.sources.append(
-            OverlaySource(experiment, "0", "he", row, self.root, facts_path, maps, place, cells)
-        )
+        self.sources.append(OverlaySource(experiment, "0", "he", row, self.root, facts_path, maps, place, cells))
 
     def split(self, roles: dict[str, str]) -> None:
         """Write the split that every run uses."""
@@ -187,3 +189,42 @@ def worsen(rng: np.random.Generator, labels: np.ndarray, classes: np.ndarray) ->
     kind[np.isin(found, rng.choice(ids, max(1, ids.size // 6), replace=False))] = 1
     found[4:12, 4:12], kind[4:12, 4:12] = ids.max() + 1, 2
     return found, np.where(found > 0, kind, 0)
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory: pytest.TempPathFactory) -> Cohort:
+    """Four scored slides of three patients and one without annotation; a trained and a random-weights experiment."""
+    whole = Cohort(tmp_path_factory.mktemp("cohort"))
+    rng = np.random.default_rng(5)
+    roles = {}
+    for number, patient in enumerate(["P1", "P1", "P2", "P3"]):
+        name = f"s{number}"
+        image, labels, classes = blobs(rng)
+        row = whole.add_slide(name, image, labels, classes, patient)
+        good = worsen(rng, labels, classes)
+        whole.predict("good", row, *good)
+        whole.predict("poor", row, *worsen(rng, *good), random_weights=True)
+        roles[name] = "test" if number else "val"
+    image, labels, classes = blobs(rng)
+    row = whole.add_slide("bare", image, None, None)
+    whole.predict("good", row, labels, np.where(classes == 255, 0, classes))
+    whole.split({**roles, "bare": "infer"})
+    whole.train("good")
+    failed = {
+        "status": "failed",
+        "stage": "facts",
+        "code": "truncated",
+        "message": "x <b>: cut",
+        "hint": "Copy it again",
+    }
+    whole.record("facts", "", {"broken": failed, "s0": {"status": "ok", "digest": "d"}})
+    whole.record("tissue", "", {"broken": failed})
+    whole.benchmark("facts", "", "1-0", 1.5)
+    whole.benchmark("maps", "good/0", "1-0", 20.0)
+    return whole
+
+
+@pytest.fixture
+def blank(tmp_path: Path) -> Cohort:
+    """A cohort without anything in it."""
+    return Cohort(tmp_path)

@@ -1,0 +1,196 @@
+"""Where a slide's tiles come from: the stores, or the slide itself, cut and encoded on the fly."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from slideloom.config.model import EncoderConfig, GridConfig
+from slideloom.decoders.cellvit import expand_blocks
+from slideloom.encoders.base import Encoder
+from slideloom.encoders.store import EmbeddingStore, choose_channels, used_statistics
+from slideloom.patches.bands import read_bands
+from slideloom.patches.statistics import ChannelStatistics
+from slideloom.patches.store import PatchStore
+from slideloom.slides.facts import SlideFacts, image_source
+from slideloom.slides.grid import TileGrid, grid_scale, grid_size
+from slideloom.slides.open import open_image
+from slideloom.slides.sheet import SlideRow
+from slideloom.slides.tissue import read_tissue, tissue_fraction
+from slideloom.training.stored import pixel_table
+
+__all__ = ["LiveTiles", "StoredTiles", "TileBatch", "TileSource"]
+
+_WHITE = 255
+
+
+@dataclass(frozen=True)
+class TileBatch:
+    """Tiles as a decoder is fed them.
+
+    Attributes
+    ----------
+    y_px, x_px : (k,) int array
+        Their upper left corners, grid pixels.
+    tokens : list of Tensor
+        z1 … z4, each (k, d, h, w).
+    image : Tensor or None
+        (k, c, p, p) float32, normalised; None when the decoder does not look at it.
+    """
+
+    y_px: NDArray[np.int32]
+    x_px: NDArray[np.int32]
+    tokens: list[Tensor]
+    image: Tensor | None
+
+
+class TileSource(Protocol):
+    """A slide's tiles in raster order, and the frame that they lie in."""
+
+    n: int
+    tile_px: int
+    stride_px: int
+    height_px: int
+    width_px: int
+    scale: float
+
+    def batches(self, batch_size: int) -> Iterator[TileBatch]:
+        """Give the tiles in full batches; only the last may be smaller."""
+        ...
+
+
+class StoredTiles:
+    """Tiles from the patch and the embedding store.
+
+    Parameters
+    ----------
+    patches : PatchStore
+        Pixels.
+    embeddings : EmbeddingStore
+        Tokens; they tell how the pixels were normalised.
+    blocks : sequence of int
+        Blocks that the decoder reads.
+    image : bool
+        Whether it reads the image.
+    """
+
+    def __init__(self, patches: PatchStore, embeddings: EmbeddingStore, blocks: tuple[int, ...], image: bool) -> None:
+        self.n, self.tile_px = patches.n, patches.tile_px
+        self.stride_px = int(patches.attributes["stride_px"])
+        self.height_px, self.width_px, self.scale = patches.height_px, patches.width_px, patches.scale
+        self._patches, self._embeddings, self._blocks = patches, embeddings, blocks
+        self._channels = list(embeddings.attributes["channel_indices"])
+        self._normalise = pixel_table(embeddings, patches.dtype) if image else None
+
+    def batches(self, batch_size: int) -> Iterator[TileBatch]:
+        """Give the tiles in full batches."""
+        for first in range(0, self.n, batch_size):
+            indices = np.arange(first, min(self.n, first + batch_size))
+            tokens = [torch.from_numpy(self._embeddings.tokens(block, indices)) for block in self._blocks]
+            image = None
+            if self._normalise is not None:
+                pixels = self._patches.pixels(indices)[:, self._channels]
+                image = torch.from_numpy(self._normalise(pixels)).permute(0, 3, 1, 2)
+            yield TileBatch(
+                self._patches.y_px[indices],
+                self._patches.x_px[indices],
+                expand_blocks([token.permute(0, 3, 1, 2) for token in tokens]),
+                image,
+            )
+
+
+class LiveTiles:
+    """Tiles cut from the slide with overlap and encoded on the fly; nothing is stored.
+
+    Parameters
+    ----------
+    row, root, facts
+        The slide's sheet row, the folder its paths start from, and its facts.
+    tissue_path : Path
+        Its tissue outline.
+    grid : GridConfig
+        Tile side, resolution, least share of tissue; its stride is replaced by the overlap.
+    overlap_px : int
+        Overlap of neighbouring tiles.
+    encoder : Encoder
+        Built once by the caller.
+    config : EncoderConfig
+        Its entry.
+    patches : PatchStore
+        The slide's stored patches: they give the panel and, with ``scope: slide``, the channel statistics.
+    statistics : ChannelStatistics or None
+        Of the training slides, with ``scope: training``.
+    device : str
+        Where the encoder runs.
+    """
+
+    def __init__(
+        self,
+        row: SlideRow,
+        root: Path,
+        facts: SlideFacts,
+        tissue_path: Path,
+        grid: GridConfig,
+        overlap_px: int,
+        encoder: Encoder,
+        config: EncoderConfig,
+        patches: PatchStore,
+        statistics: ChannelStatistics | None,
+        device: str,
+    ) -> None:
+        self._facts = facts.image(grid.image)
+        self._source = image_source(row, grid.image, root)
+        self._modality = grid.image
+        self.scale = grid_scale(self._facts.mpp_um, grid.mpp_um)
+        self.tile_px, self.stride_px = grid.tile_px, grid.tile_px - overlap_px
+        self.height_px, self.width_px = grid_size(*self._facts.shape, self.scale)
+        self._tiles = TileGrid.make(self.height_px, self.width_px, self.tile_px, self.stride_px)
+        share = tissue_fraction(read_tissue(tissue_path), facts, grid.image, self._tiles, self.scale)
+        self._keep = np.flatnonzero(share >= grid.min_tissue) if grid.min_tissue > 0 else np.arange(self._tiles.n)
+        self.n = int(self._keep.size)
+        self._encoder, self._device = encoder.to(device), device
+        self._channels = choose_channels(encoder, config, patches)
+        self._statistics = used_statistics(encoder, config, patches, statistics)
+
+    def batches(self, batch_size: int) -> Iterator[TileBatch]:
+        """Give the tiles in full batches, reading the next while these are encoded."""
+        with ThreadPoolExecutor(1) as pool:
+            pixels = self._pixels(batch_size)
+            waiting = pool.submit(next, pixels, None)
+            first = 0
+            while (batch := waiting.result()) is not None:
+                waiting = pool.submit(next, pixels, None)
+                indices = self._keep[first : first + len(batch)]
+                first += len(batch)
+                images = self._encoder.preprocess(torch.from_numpy(batch).to(self._device), self._statistics)
+                tokens = self._encoder.encode(images)
+                yield TileBatch(
+                    self._tiles.y_px[indices],
+                    self._tiles.x_px[indices],
+                    expand_blocks([tokens[block].permute(0, 3, 1, 2) for block in sorted(tokens)]),
+                    images,
+                )
+
+    def _pixels(self, batch_size: int) -> Iterator[NDArray[np.generic]]:
+        """Chosen channels of the tiles, in batches that do not follow the reader's own pieces."""
+        fill = _WHITE if self._facts.is_rgb else 0
+        held: list[NDArray[np.generic]] = []
+        count = 0
+        with open_image(self._source, self._modality) as opened:
+            for piece in read_bands(opened, self._facts, self._tiles, self.scale, self._keep, fill):
+                held.append(np.ascontiguousarray(piece[:, self._channels]))
+                count += len(piece)
+                while count >= batch_size:
+                    joined = np.concatenate(held)
+                    yield joined[:batch_size]
+                    held, count = [joined[batch_size:]], count - batch_size
+        if count:
+            yield np.concatenate(held)

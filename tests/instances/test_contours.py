@@ -1,0 +1,96 @@
+"""Outlines against scikit-image's marching squares and against areas."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import shapely
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from scipy import ndimage
+from skimage.measure import find_contours
+
+from slideloom.instances.contours import Sides, find_sides, outlines, reference_contour
+
+
+def _outlines(labels: NDArray[Any], scale: float = 1.0) -> dict[int, Any]:
+    found, polygons = outlines(find_sides(np.pad(labels, 1), 0, 0, labels.shape[1]), labels.shape[1], scale)
+    return dict(zip(found.tolist(), polygons, strict=True))
+
+
+def _oracle(mask: NDArray[np.bool_]) -> Any:
+    """Even-odd union of scikit-image's rings; pixel i is centred at i + 0.5."""
+    rings = find_contours(np.pad(mask, 1).astype(float), 0.5, fully_connected="low")
+    polygons = [shapely.Polygon(ring[:, ::-1] - 0.5) for ring in rings]
+    result = shapely.Polygon()
+    for polygon in sorted(polygons, key=lambda polygon: -polygon.area):
+        result = result.symmetric_difference(polygon)
+    return result
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(0, 10_000), st.floats(0.2, 0.85))
+def test_outlines_are_marching_squares(seed: int, share: float) -> None:
+    labels, count = ndimage.label(np.random.default_rng(seed).random((12, 14)) < share)
+    polygons = _outlines(labels)
+    assert sorted(polygons) == list(range(1, count + 1))
+    for number, polygon in polygons.items():
+        assert polygon.geom_type == "Polygon"
+        assert polygon.is_valid
+        assert polygon.exterior.is_ccw
+        assert polygon.symmetric_difference(_oracle(labels == number)).area < 1e-9
+        rings = 1 + len(polygon.interiors)
+        # Half a pixel is lost at a shell's corners, and won at a hole's.
+        assert polygon.area == pytest.approx((labels == number).sum() - 0.5 + 0.5 * (rings - 1))
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(0, 10_000))
+def test_neighbours_never_overlap(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 4, (9, 9))
+    labels = sum(((ndimage.label(labels == k)[0] + 100 * k) * (labels == k) for k in (1, 2, 3)), np.zeros((9, 9), int))
+    polygons = list(_outlines(labels).values())
+    union = shapely.union_all(polygons)
+    assert union.area == pytest.approx(sum(polygon.area for polygon in polygons))
+
+
+def test_scale_and_place() -> None:
+    labels = np.zeros((6, 8), int)
+    labels[1:3, 2:6] = 5
+    polygon = _outlines(labels, scale=2.0)[5]
+    assert polygon.bounds == (4.0, 2.0, 12.0, 6.0)
+    # Straight runs are one edge: an oblong with its corners cut has eight points.
+    assert len(polygon.exterior.coords) == 9
+    assert shapely.Point(8, 4).within(polygon)
+
+
+def test_windows_give_the_same_outlines() -> None:
+    labels, _ = ndimage.label(np.random.default_rng(7).random((40, 50)) < 0.6)
+    whole = _outlines(labels)
+    context = np.pad(labels, 1)
+    pieces = [find_sides(context[y : y + 13, x : x + 19], y, x, 50) for y in range(0, 40, 11) for x in range(0, 50, 17)]
+    found, polygons = outlines(Sides.join(pieces), 50)
+    assert found.tolist() == sorted(whole)
+    assert all(shapely.equals(polygon, whole[number]) for number, polygon in zip(found, polygons, strict=True))
+
+
+def test_pieces_of_one_id_become_a_multipolygon() -> None:
+    labels = np.zeros((10, 20), int)
+    labels[1:6, 1:6] = labels[1:9, 10:18] = 3
+    labels[3:5, 12:14] = 0
+    polygon = _outlines(labels)[3]
+    assert polygon.geom_type == "MultiPolygon"
+    assert len(polygon.geoms) == 2
+    assert polygon.area == pytest.approx(25 - 0.5 + 64 - 0.5 - 4 + 0.5)
+
+
+def test_nothing_has_no_outline() -> None:
+    assert _outlines(np.zeros((4, 5), int)) == {}
+
+
+def test_reference_contour_of_nothing_is_empty() -> None:
+    assert reference_contour(np.zeros((3, 3), bool)).shape == (0, 2)

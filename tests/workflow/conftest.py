@@ -1,0 +1,112 @@
+"""A small study that the workflow tests run through Snakemake."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+RULES = [
+    "facts", "tissue", "patches", "targets", "splits", "statistics", "embeddings", "train", "maps", "instances", "metrics",
+    "reports", "report_html",
+]  # fmt: skip
+
+
+@dataclass
+class Workspace:
+    """A folder with a config, from which Snakemake is run as a user would."""
+
+    folder: Path
+
+    @property
+    def results(self) -> Path:
+        return self.folder / "results"
+
+    @property
+    def config_path(self) -> Path:
+        return self.folder / "config.yaml"
+
+    def config(self) -> dict[str, Any]:
+        mapping: dict[str, Any] = yaml.safe_load(self.config_path.read_text())
+        return mapping
+
+    def edit(self, *path: str, value: Any) -> None:
+        """Set one value of the config."""
+        mapping = whole = self.config()
+        for key in path[:-1]:
+            mapping = mapping.setdefault(key, {})
+        mapping[path[-1]] = value
+        self.config_path.write_text(yaml.safe_dump(whole, sort_keys=False))
+
+    def run(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Run ``snakemake --profile profiles/local`` on the config."""
+        command = [sys.executable, "-m", "snakemake", "--snakefile", str(REPOSITORY / "Snakefile")]
+        command += ["--profile", str(REPOSITORY / "profiles" / "local"), "--configfile", str(self.config_path)]
+        done = subprocess.run(
+            [*command, *arguments],
+            cwd=self.folder,
+            capture_output=True,
+            text=True,
+            env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": ""},
+            check=False,
+        )
+        if check and done.returncode != 0:
+            raise AssertionError(f"{' '.join(command[1:])} failed:\n{done.stdout[-4000:]}\n{done.stderr[-8000:]}")
+        return done
+
+    def would_run(self) -> dict[str, int]:
+        """Jobs by rule that a run would start now."""
+        done = self.run("--dry-run", "--quiet", "progress")
+        counts = {}
+        for line in (done.stdout + done.stderr).splitlines():
+            words = line.split()
+            if len(words) == 2 and words[0] in RULES and words[1].isdigit():
+                counts[words[0]] = int(words[1])
+        return counts
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """The small study, run once to its end: one SP experiment, its control on shuffled targets, one on H&E."""
+    from slideloom.demo.cohort import write_cohort
+
+    folder = tmp_path_factory.mktemp("study")
+    sheet = write_cohort(folder / "cohort", seed=7, n_slides=6, size_px=480)
+    training = {"epochs": 10, "batch_size": 8, "lr": 3e-3, "t_0": 10, "patience": None}
+    narrow = {"width": 0.125, "branches": "shared"}
+    sp = {"encoder": "mean", "split": "holdout", "decoder": narrow, "training": training}
+    config = {
+        "study": "small",
+        "slides": str(sheet),
+        "markers": str(sheet.parent / "markers.tsv"),
+        "classes": str(sheet.parent / "classes.tsv"),
+        "results": "results",
+        "grids": {"sp120": {"image": "sp", "tile_px": 120}, "he128": {"image": "he", "tile_px": 128}},
+        "encoders": {
+            "mean": {"model": "mean_marker", "grid": "sp120", "statistics": "holdout"},
+            "vit": {"model": "timm/vit_tiny_patch16_224", "grid": "he128", "random": 0},
+        },
+        "splits": {"holdout": {"scheme": "column"}},
+        "experiments": {
+            "sp": sp,
+            "sp_shuffled": sp | {"training": training | {"shuffle_targets": True}},
+            "he": {
+                "encoder": "vit",
+                "split": "holdout",
+                "decoder": narrow | {"width": 0.0625},
+                "training": training | {"epochs": 1},
+            },
+        },
+        "jobs": {"slides_per_job": 4},
+    }
+    workspace = Workspace(folder)
+    workspace.config_path.write_text(yaml.safe_dump(config, sort_keys=False))
+    workspace.run()
+    return workspace
