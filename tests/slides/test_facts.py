@@ -77,6 +77,11 @@ def test_round_trip_and_no_absolute_path(root, tmp_path):
     assert facts.warnings == ()
 
 
+def test_absolute_paths_of_the_sheet_are_cut_to_the_name(root):
+    row = SlideRow("s", sp=str(root / "sp.npy"), sp_mpp_um=0.5, sp_channels=("DAPI", "CD3e"))
+    assert read_facts(row, root, MARKERS).images["sp"].source == "sp.npy"
+
+
 def test_digests_follow_content(root):
     row = SlideRow("s1", sp="sp.npy", sp_mpp_um=0.5, sp_channels=("DAPI", "CD3e"), instances="labels.npy")
     before = read_facts(row, root, MARKERS)

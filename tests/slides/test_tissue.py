@@ -78,6 +78,16 @@ def test_sp_tissue_is_found_even_in_sparse_counts(tmp_path):
     assert _iou(read_tissue(tmp_path / "out" / "tissue.geojson"), inside) > 0.93
 
 
+def test_an_even_sp_field_counts_whole_and_says_so(tmp_path):
+    counts = np.random.default_rng(2).poisson(30, (4, 256, 256)).astype(np.uint16)
+    np.save(tmp_path / "sp.npy", counts)
+    row = SlideRow("s", sp="sp.npy", sp_mpp_um=0.5, sp_channels=("DAPI", "CD3", "CD8", "CK"))
+    _make(row, tmp_path, tmp_path / "out")
+    (polygon,) = read_tissue(tmp_path / "out" / "tissue.geojson")
+    assert polygon.equals(shapely.box(0, 0, 256, 256))
+    assert "warning" in json.loads((tmp_path / "out" / "tissue.geojson").read_text())["metadata"]
+
+
 def test_small_pieces_and_holes(tmp_path):
     inside = _disc(900, 900, 450, 450, 300) & ~_disc(900, 900, 450, 450, 20) & ~_disc(900, 900, 320, 450, 60)
     inside |= _disc(900, 900, 60, 60, 20) | _disc(900, 900, 830, 830, 55)

@@ -69,7 +69,7 @@ def test_training_learns_and_tells_its_story(
     assert meta.training["class_weights"][0] < meta.training["class_weights"][1]
     assert not decoder.training
     assert "tiny/0 epoch 7/7: train " in caplog.text
-    assert "patches/s" in caplog.text
+    assert "% waiting for data)" in caplog.text
 
 
 def test_the_best_epochs_weights_are_kept(make_job: MakeJob, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,8 +14,8 @@ import yaml
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 RULES = [
-    "facts", "tissue", "patches", "targets", "splits", "statistics", "embeddings", "train", "maps", "instances", "metrics",
-    "reports", "report_html",
+    "facts", "tissue", "patches", "targets", "splits", "statistics", "embeddings", "train", "maps", "instances",
+    "metrics", "reports", "report_html",
 ]  # fmt: skip
 
 

@@ -26,7 +26,8 @@ def workspace(finished: Workspace, tmp_path: Path) -> Workspace:
 
 def _worked(workspace: Workspace, stage: str) -> list[str]:
     """Items that the last jobs of a stage really worked on, from their logs."""
-    lines = [line for log in (workspace.results / "logs" / stage).rglob("*.log") for line in log.read_text().splitlines()]
+    logs = (workspace.results / "logs" / stage).rglob("*.log")
+    lines = [line for log in logs for line in log.read_text().splitlines()]
     return [line for line in lines if f" {stage} " in line and "(kept)" not in line and " ok (" in line]
 
 

@@ -109,8 +109,7 @@ class RowBlender:
             count = min(self._tile_px, y_px - self._top)
             weight = self._weight[:count]
             covered = weight > 0
-            values: NDArray[np.float32] = self._sum[:, :count] / np.where(covered, weight, 1).astype(np.float32)
-            yield values, covered
+            yield np.asarray(self._sum[:, :count] / np.where(covered, weight, 1), np.float32), covered
             for band in (self._sum, self._weight):
                 kept = band[..., count:, :].copy()
                 band[..., : self._tile_px - count, :] = kept

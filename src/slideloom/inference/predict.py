@@ -71,13 +71,13 @@ def predict_slide(
     Returns
     -------
     dict of str to float
-        ``n_tiles``, ``seconds``; of these ``read_s`` waiting for tiles, ``forward_s`` computing, ``blend_s`` blending and
+        ``n_tiles``, ``seconds``; of these ``read_s`` waiting for tiles, ``forward_s`` computing, ``blend_s`` blending,
         ``write_s`` quantising and handing rows to the disk.
 
     Notes
     -----
-    Probabilities, not logits, are blended. A reader thread stays two batches ahead; writing goes on while the next tiles
-    are computed. Memory is bounded by one row of tiles and one row of shards.
+    Probabilities, not logits, are blended. A reader thread stays two batches ahead; writing goes on while the next
+    tiles are computed. Memory is bounded by one row of tiles and one row of shards.
     """
     start = time.perf_counter()
     account = dict.fromkeys(("n_tiles", "seconds", "read_s", "forward_s", "blend_s", "write_s"), 0.0)

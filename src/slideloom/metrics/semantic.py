@@ -143,8 +143,8 @@ class HvError:
         inside : ndarray of bool, (height, width)
             Pixels that count.
         """
-        difference = prediction[:, inside].astype(np.int64) - truth[:, inside]
-        self._total += int((difference * difference).sum())
+        difference = prediction[:, inside].astype(np.int32) - truth[:, inside]
+        self._total += int((difference * difference).sum(dtype=np.int64))
         self._count += difference.size
 
     @property

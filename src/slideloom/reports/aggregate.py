@@ -26,6 +26,8 @@ _SEED = 20260101
 _RESAMPLES = 2000
 _FLIPS = 20_000
 _EXACT_UP_TO = 12
+#: Signs drawn at a time; bounds memory.
+_AT_ONCE = 1 << 21
 _COUNTS = ("tp", "fp", "fn", "iou_sum", "gt_pixels", "pred_pixels", "tp_pixels")
 
 
@@ -229,12 +231,16 @@ def sign_flip_p(differences: Floats) -> float:
     0.25
     """
     n = differences.size
-    observed = abs(float(differences.sum()))
+    total = float(differences.sum())
     # Sums of the same numbers in another order differ in their last bits; that must not decide.
-    slack = 1e-12 * float(np.abs(differences).sum())
+    least = abs(total) - 1e-12 * float(np.abs(differences).sum())
     if n <= _EXACT_UP_TO:
-        signs = 1.0 - 2.0 * ((np.arange(2**n)[:, None] >> np.arange(n)) & 1)
-        return float((np.abs(signs @ differences) >= observed - slack).mean())
-    signs = np.random.default_rng(_SEED).choice([-1.0, 1.0], size=(_FLIPS, n))
-    hits = int((np.abs(signs @ differences) >= observed - slack).sum())
+        kept = (np.arange(2**n)[:, None] >> np.arange(n)) & 1
+        return float((np.abs(2 * (kept @ differences) - total) >= least).mean())
+    rng = np.random.default_rng(_SEED)
+    rows = max(1, _AT_ONCE // n)
+    hits = 0
+    for start in range(0, _FLIPS, rows):
+        kept = rng.integers(0, 2, (min(rows, _FLIPS - start), n), np.uint8)
+        hits += int((np.abs(2 * (kept @ differences) - total) >= least).sum())
     return (hits + 1) / (_FLIPS + 1)

@@ -52,8 +52,8 @@ slides.groupby("experiment")[["pq", "dice_macro"]].mean()
   summed counts, in which large slides weigh more. Intervals resample patients.
 """
 
-_CELLS = """GeoParquet: `geopandas.read_parquet` gives it geometry; pandas and DuckDB read the columns. All slides of a run
-open as one table: `pd.read_parquet("results/cells/sp/0")`."""
+_CELLS = """GeoParquet: `geopandas.read_parquet` gives it geometry; pandas and DuckDB read the columns. All slides of a
+run open as one table: `pd.read_parquet("results/cells/sp/0")`."""
 
 
 def tables_markdown() -> str:

@@ -42,7 +42,7 @@ class ImageFacts:
     Attributes
     ----------
     source : str
-        As the sheet names it.
+        As the sheet names it; without its folders where the sheet names it by an absolute path.
     reader : str
         Library and format that read it.
     height_px, width_px : int
@@ -249,8 +249,7 @@ def read_facts(row: SlideRow, root: Path, markers: MarkerTable, *, digests: bool
     if len(images) == 2:
         warnings += _compare_extents(images["he"], images["sp"])
     annotations = _annotations(row, root, images, warnings, digests)
-    bare = [text.replace(f"{root.as_posix().rstrip('/')}/", "") for text in warnings]
-    return SlideFacts(row.slide_id, images, annotations, tuple(dict.fromkeys(bare)))
+    return SlideFacts(row.slide_id, images, annotations, tuple(dict.fromkeys(warnings)))
 
 
 def _image_facts(
@@ -269,11 +268,11 @@ def _image_facts(
             hint = "Name a multiplexed image in the sheet's column 'sp'"
             what = f"the image has {image.n_channels} channels of {np.dtype(image.dtype).name}"
             raise SlideError(what, where=where, expected="an RGB image", hint=hint, code="not_rgb")
-        warnings += [f"{modality}: {warning}" for warning in image.warnings]
+        warnings += [f"{modality}: {_bare(warning, source)}" for warning in image.warnings]
         mpp_um, mpp_source = _pixel_size(row, modality, image, where, warnings)
         channels = _RGB if modality == "he" else _channels(row, image, markers, where, warnings)
         return ImageFacts(
-            source=text,
+            source=_bare(text, source),
             reader=image.reader,
             height_px=image.height_px,
             width_px=image.width_px,
@@ -286,6 +285,11 @@ def _image_facts(
             is_rgb=modality == "he",
             digest=source_digest(source) if digests else "",
         )
+
+
+def _bare(text: str, source: Source) -> str:
+    """Text without the folder of a source that the sheet names by an absolute path."""
+    return text.replace(f"{source.path.parent.as_posix().rstrip('/')}/", "") if source.path.is_absolute() else text
 
 
 def _pixel_size(

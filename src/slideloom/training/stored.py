@@ -21,7 +21,7 @@ from slideloom.training.terms import UNKNOWN_CLASS
 __all__ = ["Arrays", "Needs", "PixelTable", "SlideData", "StoredSlide", "open_slides", "pixel_table"]
 
 _LOG = logging.getLogger(__name__)
-_READ_PATCHES = 64
+_READ_PATCHES = 32
 Arrays = dict[str, NDArray[Any]]
 Normalise = Callable[[NDArray[Any]], NDArray[np.float32]]
 

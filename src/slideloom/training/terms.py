@@ -164,7 +164,7 @@ def class_weights(pixels: ArrayLike, max_ratio: float = 20.0) -> NDArray[np.floa
 
     Examples
     --------
-    >>> class_weights([400, 0, 100]).round(3).tolist()
+    >>> [round(float(weight), 3) for weight in class_weights([400, 0, 100])]
     [0.667, 0.0, 1.333]
     """
     counts = np.asarray(pixels, dtype=np.float64)
