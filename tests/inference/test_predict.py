@@ -97,7 +97,9 @@ def test_live_tiles_are_the_stored_ones(slide: Callable[..., Any], decoder: Cell
     # The stored tokens are float16.
     for stride_px in (32, 24):
         stored = _predict(decoder, slide(stride_px).stored(), tmp_path / f"stored{stride_px}.zarr")
-        live = _predict(decoder, slide(32).live(32 - stride_px), tmp_path / f"live{stride_px}.zarr", batch_size=5)
+        live = _predict(
+            decoder, slide(stride_px).live(32 - stride_px), tmp_path / f"live{stride_px}.zarr", batch_size=5
+        )
         assert np.abs(stored["nucleus"].astype(int) - live["nucleus"]).max() <= 3
         np.testing.assert_array_equal(stored["covered"], live["covered"])
 

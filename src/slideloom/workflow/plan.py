@@ -13,6 +13,7 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
+from slideloom import reports
 from slideloom.artefacts.files import read_json
 from slideloom.artefacts.keys import canonical, code_fingerprint, digest_file
 from slideloom.artefacts.paths import Paths
@@ -182,6 +183,8 @@ class Plan:
         """
         body: dict[str, Any] = {"stage": stage, "context": "/".join(context), "code": self._code(stage)}
         body["config"] = self._slices[stage](*context)
+        if stage == "report_html":
+            body["template"] = digest_file(Path(reports.__file__).parent / "template" / "report.html.j2")
         if stage in _COLUMNS:
             slides = self.job_slides(stage, context, job)
             body["items"] = {slide: _pick(self._rows[slide], _COLUMNS[stage]) for slide in slides}
@@ -260,7 +263,7 @@ class Plan:
         return body | ({"grid": self.config.grids[self.config.encoders[encoder].grid]} if live else {})
 
     def _report_slice(self) -> dict[str, Any]:
-        columns = ("slide_id", "patient_id", "platform", "he", "sp", "instances")
+        columns = ("slide_id", "patient_id", "platform", "he", "sp", "instances", "classes")
         return {
             "study": self.config.model_dump(mode="json", exclude={"results", "data_root", "jobs"}),
             "classes": self._classes(colours=True),
