@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from slideloom.artefacts import keys
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 PACKAGE = REPOSITORY / "src" / "slideloom"
 ORDER = [
@@ -64,3 +66,23 @@ def test_planning_imports_nothing_heavy(module: str) -> None:
         env={"PYTHONPATH": str(REPOSITORY / "src"), "PATH": "/usr/bin:/bin"},
     )
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("script", "foreign"),
+    [
+        ("train", {"slides.read_tiff", "slides.open", "patches.cut", "encoders.timm_vit", "instances.segment"}),
+        ("instances", {"slides.read_tiff", "decoders.cellvit", "training.loop", "inference.predict"}),
+        ("patches", {"encoders.base", "training.loop", "instances.segment", "metrics.panoptic"}),
+        ("reports", {"slides.read_tiff", "training.loop", "instances.stitch"}),
+    ],
+)
+def test_a_stage_is_not_tied_to_what_it_does_not_use(script: str, foreign: set[str]) -> None:
+    used: set[str] = set()
+    waiting = list(keys._imports(REPOSITORY / "workflow" / "scripts" / f"{script}.py"))
+    while waiting:
+        name = waiting.pop()
+        if name not in used:
+            used.add(name)
+            waiting += keys._imports(keys._module_file(name))
+    assert not {f"slideloom.{name}" for name in foreign} & used

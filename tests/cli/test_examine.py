@@ -102,7 +102,7 @@ def test_an_unforeseen_error_spoils_one_slide(study: Path, monkeypatch: pytest.M
     def fail(*_: object, **__: object) -> None:
         raise RuntimeError("what is this")
 
-    monkeypatch.setattr("slideloom.slides.facts.read_facts", fail)
+    monkeypatch.setattr("slideloom.slides.headers.read_facts", fail)
     reports = reports_of(load_study(study))
     assert {report.faults[0].code for report in reports.values()} == {"internal"}
     assert "RuntimeError: what is this" in reports["good"].faults[0].message

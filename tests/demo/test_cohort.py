@@ -95,7 +95,7 @@ def test_tables_read_back(cohort: Path) -> None:
 
 def test_annotations_read_back(cohort: Path, slides: list[DemoSlide]) -> None:
     from slideloom.slides.annotations import slide_annotations
-    from slideloom.slides.facts import write_facts
+    from slideloom.slides.headers import write_facts
     from slideloom.slides.sheet import read_sheet
     from slideloom.slides.tables import read_classes, read_markers
 

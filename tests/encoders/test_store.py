@@ -17,9 +17,10 @@ from torch import Tensor
 from slideloom.artefacts import zarrio
 from slideloom.config.model import EncoderConfig, NormalisationConfig
 from slideloom.encoders.base import Encoder, EncoderSpec
+from slideloom.encoders.embed import embed_slide
 from slideloom.encoders.mean_marker import MeanMarker
 from slideloom.encoders.registry import build_encoder
-from slideloom.encoders.store import EmbeddingStore, embed_slide
+from slideloom.encoders.store import EmbeddingStore
 from slideloom.errors import SlideError, SlideloomError
 from slideloom.patches.statistics import ChannelStatistics, channel_statistics
 

@@ -12,11 +12,14 @@ import pytest
 from slideloom.config.model import DecoderConfig, EncoderConfig, GridConfig, NormalisationConfig, TissueConfig
 from slideloom.decoders.cellvit import CellViTDecoder, build_decoder
 from slideloom.encoders.base import Encoder
+from slideloom.encoders.embed import embed_slide
 from slideloom.encoders.registry import build_encoder
-from slideloom.encoders.store import EmbeddingStore, embed_slide
+from slideloom.encoders.store import EmbeddingStore
 from slideloom.inference.tiles import LiveTiles, StoredTiles
-from slideloom.patches.store import PatchStore, cut_patches
-from slideloom.slides.facts import SlideFacts, write_facts
+from slideloom.patches.cut import cut_patches
+from slideloom.patches.store import PatchStore
+from slideloom.slides.facts import SlideFacts
+from slideloom.slides.headers import write_facts
 from slideloom.slides.sheet import SlideRow
 from slideloom.slides.tables import Channel, MarkerTable
 from slideloom.slides.tissue import write_tissue

@@ -11,8 +11,10 @@ import pytest
 from PIL import Image
 
 from slideloom.config.model import GridConfig, TissueConfig
-from slideloom.patches.store import PatchStore, cut_patches
-from slideloom.slides.facts import SlideFacts, read_facts
+from slideloom.patches.cut import cut_patches
+from slideloom.patches.store import PatchStore
+from slideloom.slides.facts import SlideFacts
+from slideloom.slides.headers import read_facts
 from slideloom.slides.sheet import SlideRow
 from slideloom.slides.tables import Channel, MarkerTable
 from slideloom.slides.tissue import write_tissue

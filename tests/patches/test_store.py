@@ -201,8 +201,8 @@ def test_a_failure_leaves_nothing(make_slide, monkeypatch):
 
 def test_a_corrupt_slide_fails_with_its_reason(shared, tmp_path):
     from slideloom.config.model import GridConfig, TissueConfig
-    from slideloom.patches.store import cut_patches
-    from slideloom.slides.facts import read_facts
+    from slideloom.patches.cut import cut_patches
+    from slideloom.slides.headers import read_facts
     from slideloom.slides.sheet import SlideRow
     from slideloom.slides.tables import MarkerTable
     from slideloom.slides.tissue import write_tissue

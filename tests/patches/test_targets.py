@@ -7,7 +7,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from slideloom.patches.hv import boundary_map, hv_map
-from slideloom.patches.targets import TargetStore, cut_targets
+from slideloom.patches.target_store import TargetStore
+from slideloom.patches.targets import cut_targets
 from slideloom.slides.annotations import slide_annotations
 from slideloom.slides.tables import ClassTable
 
@@ -116,8 +117,9 @@ def test_conflicting_classes_are_recorded(make_slide):
 
 def test_nucls_field_end_to_end(shared, tmp_path):
     from slideloom.config.model import GridConfig, TissueConfig
-    from slideloom.patches.store import PatchStore, cut_patches
-    from slideloom.slides.facts import read_facts
+    from slideloom.patches.cut import cut_patches
+    from slideloom.patches.store import PatchStore
+    from slideloom.slides.headers import read_facts
     from slideloom.slides.sheet import SlideRow
     from slideloom.slides.tables import MarkerTable
     from slideloom.slides.tissue import write_tissue

@@ -8,7 +8,8 @@ import tifffile
 from PIL import Image
 
 from slideloom.errors import SlideError
-from slideloom.slides.facts import image_source, load_facts, read_facts, write_facts
+from slideloom.slides.facts import image_source, load_facts
+from slideloom.slides.headers import read_facts, write_facts
 from slideloom.slides.sheet import SlideRow
 from slideloom.slides.tables import Channel, MarkerTable
 

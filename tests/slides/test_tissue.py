@@ -9,8 +9,9 @@ from PIL import Image
 
 from slideloom.config.model import TissueConfig
 from slideloom.errors import SlideError
-from slideloom.slides.facts import ImageFacts, SlideFacts, read_facts
+from slideloom.slides.facts import ImageFacts, SlideFacts
 from slideloom.slides.grid import TileGrid
+from slideloom.slides.headers import read_facts
 from slideloom.slides.sheet import SlideRow
 from slideloom.slides.tables import Channel, MarkerTable
 from slideloom.slides.tissue import read_tissue, tissue_fraction, write_tissue

@@ -19,12 +19,13 @@ from slideloom.config.model import (
     TissueConfig,
     TrainingConfig,
 )
+from slideloom.encoders.embed import embed_slide
 from slideloom.encoders.registry import build_encoder
-from slideloom.encoders.store import embed_slide
+from slideloom.patches.cut import cut_patches
 from slideloom.patches.statistics import ChannelStatistics
-from slideloom.patches.store import PatchStore, cut_patches
+from slideloom.patches.store import PatchStore
 from slideloom.patches.targets import cut_targets
-from slideloom.slides.facts import write_facts
+from slideloom.slides.headers import write_facts
 from slideloom.slides.sheet import SlideRow
 from slideloom.slides.tables import Channel, ClassTable, MarkerTable
 from slideloom.slides.tissue import write_tissue

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from slideloom.config.model import Head
 from slideloom.errors import SlideloomError
 from slideloom.patches.store import PatchStore
-from slideloom.patches.targets import TargetStore
+from slideloom.patches.target_store import TargetStore
 from slideloom.training.data import PatchData, batches_in_order, derangement, epoch_order, prefetched
 from slideloom.training.stored import Needs, PixelTable, SlideData, StoredSlide, open_slides
 

@@ -5,8 +5,8 @@ import torch
 from slideloom.artefacts.files import read_json
 from slideloom.artefacts.keys import digest_file
 from slideloom.config.model import EncoderConfig
+from slideloom.encoders.embed import embed_slide
 from slideloom.encoders.registry import build_encoder
-from slideloom.encoders.store import embed_slide
 from slideloom.errors import SlideError
 from slideloom.patches.statistics import ChannelStatistics
 from slideloom.patches.store import PatchStore

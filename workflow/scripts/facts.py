@@ -1,6 +1,6 @@
 """Read the headers of a job's slides."""
 
-from slideloom.slides.facts import write_facts
+from slideloom.slides.headers import write_facts
 from slideloom.slides.tables import MarkerTable
 from slideloom.workflow.job import Job
 

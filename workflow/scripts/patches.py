@@ -1,7 +1,7 @@
 """Cut a job's slides into patches."""
 
 from slideloom.config.model import GridConfig
-from slideloom.patches.store import cut_patches
+from slideloom.patches.cut import cut_patches
 from slideloom.slides.facts import load_facts
 from slideloom.workflow.job import Job
 

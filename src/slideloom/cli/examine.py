@@ -208,7 +208,7 @@ def _look(task: _Task) -> SlideReport:
 
 
 def _facts(task: _Task, row: SlideRow) -> SlideFacts:
-    from slideloom.slides.facts import read_facts
+    from slideloom.slides.headers import read_facts
 
     return read_facts(row, task.root, task.markers, digests=False)
 

@@ -240,9 +240,7 @@ class InstancesConfig(_Strict):
     min_area_um2: Weight = Field(4.0, description="Smaller nuclei are dropped, µm².")
     min_marker_um2: Weight = Field(1.0, description="Smaller watershed markers are dropped, µm².")
     gradient_um: Positive = Field(5.0, description="Width of the HV gradient filter, µm.")
-    window_px: Annotated[int, Field(ge=64)] = Field(
-        2048, description="Side of the windows a slide is worked in."
-    )
+    window_px: Annotated[int, Field(ge=64)] = Field(2048, description="Side of the windows a slide is worked in.")
     halo_px: Annotated[int, Field(ge=0)] = Field(128, description="Context round a window, pixels.")
 
 

@@ -16,7 +16,8 @@ from torch import Tensor
 from slideloom.config.model import EncoderConfig, GridConfig
 from slideloom.decoders.cellvit import expand_blocks
 from slideloom.encoders.base import Encoder
-from slideloom.encoders.store import EmbeddingStore, choose_channels, used_statistics
+from slideloom.encoders.embed import choose_channels, used_statistics
+from slideloom.encoders.store import EmbeddingStore
 from slideloom.patches.bands import read_bands
 from slideloom.patches.statistics import ChannelStatistics
 from slideloom.patches.store import PatchStore

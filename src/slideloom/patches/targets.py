@@ -8,25 +8,23 @@ from __future__ import annotations
 
 import logging
 import time
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tensorstore as ts
 from numpy.typing import NDArray
 
 from slideloom._version import __version__
 from slideloom.artefacts.files import publish
-from slideloom.artefacts.zarrio import create_array, create_group, open_array, read_attributes
-from slideloom.patches.hv import HV_SCALE, boundary_map, hv_map, hv_map_int8
-from slideloom.patches.store import Indices, PatchStore, read_rows, rows_per_shard
+from slideloom.artefacts.zarrio import create_array, create_group
+from slideloom.patches.hv import HV_SCALE, boundary_map, hv_map_int8
+from slideloom.patches.store import PatchStore, rows_per_shard
 from slideloom.slides.annotations import UNKNOWN_CLASS, read_annotations
 from slideloom.slides.facts import SlideFacts
 from slideloom.slides.sheet import SlideRow
 from slideloom.slides.tables import ClassTable
 
-__all__ = ["TargetStore", "boundary_map", "cut_targets", "hv_map"]
+__all__ = ["cut_targets"]
 
 _LOG = logging.getLogger(__name__)
 _SCHEMA = 1
@@ -134,54 +132,3 @@ def _cut(values: NDArray[Any], patches: PatchStore, place: Path) -> None:
             height, width = int(patches.height_valid[tile]), int(patches.width_valid[tile])
             shard[slot, ..., :height, :width] = values[..., y : y + height, x : x + width]
         array[first : first + count].write(shard).result()
-
-
-class TargetStore:
-    """Targets of a slide's patches on disk, in the order of the patches.
-
-    Parameters
-    ----------
-    path : Path
-        Zarr group that :func:`cut_targets` wrote.
-
-    Attributes
-    ----------
-    attributes : dict
-        Everything recorded of the store.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.attributes = read_attributes(path)
-        self.slide_id: str = self.attributes["slide_id"]
-        self.tile_px: int = self.attributes["tile_px"]
-
-    def __repr__(self) -> str:
-        return f"<TargetStore {self.slide_id} {self.n} x {self.tile_px} px>"
-
-    @cached_property
-    def _arrays(self) -> dict[str, ts.TensorStore]:
-        return {name: open_array(self.path / name) for name in _NAMES}
-
-    @property
-    def n(self) -> int:
-        """Number of patches."""
-        return int(self._arrays["instances"].shape[0])
-
-    def read(self, indices: Indices, names: tuple[str, ...] = _NAMES) -> dict[str, NDArray[Any]]:
-        """Targets of some patches.
-
-        Parameters
-        ----------
-        indices : sequence of int, integer array or slice
-            Which; in any order, also more than once.
-        names : tuple of str
-            Which of ``instances``, ``classes``, ``hv`` and ``boundary``.
-
-        Returns
-        -------
-        dict of str to ndarray
-            ``instances`` (k, p, p) int32, ``classes`` (k, p, p) uint8, ``hv`` (k, 2, p, p) int8 in units of 1/127,
-            ``boundary`` (k, p, p) uint8.
-        """
-        return {name: read_rows(self._arrays[name], indices) for name in names}

@@ -15,7 +15,7 @@ from slideloom.config.model import Head
 from slideloom.encoders.store import EmbeddingStore
 from slideloom.errors import SlideloomError
 from slideloom.patches.store import PatchStore
-from slideloom.patches.targets import TargetStore
+from slideloom.patches.target_store import TargetStore
 from slideloom.training.terms import UNKNOWN_CLASS
 
 __all__ = ["Arrays", "Needs", "PixelTable", "SlideData", "StoredSlide", "open_slides", "pixel_table"]
