@@ -81,7 +81,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     sheet = write_cohort(folder / "cohort", seed=7, n_slides=6, size_px=480)
     training = {"epochs": 10, "batch_size": 8, "lr": 3e-3, "t_0": 10, "patience": None}
     narrow = {"width": 0.125, "branches": "shared"}
-    loss = {"cross_entropy": 1.5, "dice": 1.5, "focal_tversky": 0.5, "hv_mse": 2.0, "hv_msge": 0.4, "class_weights": True}
+    loss = {"cross_entropy": 1.5, "dice": 1.5, "focal_tversky": 0.5, "hv_mse": 2.0, "hv_msge": 0.4}
+    loss["class_weights"] = True
     sp = {"encoder": "mean", "split": "holdout", "decoder": narrow, "loss": loss, "training": training}
     config = {
         "study": "small",
