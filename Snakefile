@@ -21,7 +21,7 @@ report: "workflow/report/workflow.rst"
 
 
 rule all:
+    default_target: True
     input:
         PLAN.all_records(),
         report_targets(),
-    default_target: True

@@ -168,7 +168,8 @@ def test_a_record_of_a_vanished_artefact_is_forgotten(tmp_path: Path) -> None:
     items.mkdir()
     (tmp_path / "kept").touch()
     for name, output in {"0": "kept", "1": "gone"}.items():
-        (jobs / f"{name}.json").write_text(json.dumps({"items": {name: {"status": "ok"}, "bad": {"status": "failed"}}}))
+        body = {"stage": "x", "context": "", "items": {name: {"status": "ok"}, "bad": {"status": "failed"}}}
+        (jobs / f"{name}.json").write_text(json.dumps(body))
         (items / f"{name}.json").write_text(json.dumps({"outputs": [output]}))
     notes = forget_broken_records([str(jobs / f"{name}.json") for name in "012"], tmp_path)
     assert len(notes) == 1

@@ -1,6 +1,5 @@
 """Paths, params and input functions that the rules share."""
 
-import os
 import sys
 from pathlib import Path
 
@@ -10,13 +9,12 @@ from snakemake.utils import validate
 BASE = Path(workflow.basedir)
 # A clone works on every node without an install step of its own.
 sys.path.insert(0, str(BASE / "src"))
-os.environ["PYTHONPATH"] = os.pathsep.join(
-    [str(BASE / "src"), *filter(None, [os.environ.get("PYTHONPATH")])]
-)
 
 from slideloom.errors import ConfigError
 from slideloom.slides.study import study_from_mapping
-from slideloom.workflow.plan import Plan, forget_broken_records
+from slideloom.workflow.plan import Plan, forget_broken_records, share_package
+
+share_package()
 
 try:
     STUDY = study_from_mapping(
@@ -30,13 +28,10 @@ validate(
     str(BASE / "config/schema/config.schema.json"),
     set_default=False,
 )
-for note in STUDY.warnings:
-    logger.warning(note)
 config["results"] = str(STUDY.config.results)
 config["data_root"] = str(STUDY.data_root)
 
 PLAN = Plan(STUDY, BASE / "workflow/scripts")
-RESULTS = config["results"]
 ENV = str(BASE / "envs/slideloom.yaml")
 TABLES = [
     "slides",
@@ -49,7 +44,8 @@ TABLES = [
 ]
 
 if workflow.is_main_process:
-    for note in forget_broken_records(PLAN.all_records(), STUDY.config.results):
+    gone = forget_broken_records(PLAN.all_records(), STUDY.config.results)
+    for note in [*STUDY.warnings, *gone]:
         logger.warning(note)
 
 

@@ -4,14 +4,14 @@
 rule splits:
     output:
         record("splits", unit="{split}"),
-    params:
-        spec=spec_of("splits", "split"),
     log:
         log_of("splits", unit="{split}"),
     benchmark:
         benchmark_of("splits", unit="{split}")
     conda:
         ENV
+    params:
+        spec=spec_of("splits", "split"),
     script:
         "../scripts/splits.py"
 
@@ -22,14 +22,14 @@ rule statistics:
         patches=all_patches,
     output:
         record("statistics", unit="{encoder}"),
-    params:
-        spec=spec_of("statistics", "encoder"),
     log:
         log_of("statistics", unit="{encoder}"),
     benchmark:
         benchmark_of("statistics", unit="{encoder}")
     conda:
         ENV
+    params:
+        spec=spec_of("statistics", "encoder"),
     script:
         "../scripts/statistics.py"
 
@@ -41,13 +41,13 @@ rule embeddings:
         checkpoint=checkpoint_file,
     output:
         record("embeddings", "{encoder}"),
-    params:
-        spec=spec_of("embeddings", "encoder"),
     log:
         log_of("embeddings", "{encoder}"),
     benchmark:
         benchmark_of("embeddings", "{encoder}")
     conda:
         ENV
+    params:
+        spec=spec_of("embeddings", "encoder"),
     script:
         "../scripts/embeddings.py"

@@ -12,14 +12,14 @@ rule maps:
         checkpoint=checkpoint_file,
     output:
         record("maps", "{experiment}", "{fold}"),
-    params:
-        spec=spec_of("maps", "experiment", "fold"),
     log:
         log_of("maps", "{experiment}", "{fold}"),
     benchmark:
         benchmark_of("maps", "{experiment}", "{fold}")
     conda:
         ENV
+    params:
+        spec=spec_of("maps", "experiment", "fold"),
     script:
         "../scripts/maps.py"
 
@@ -31,14 +31,14 @@ rule instances:
         maps=record("maps", "{experiment}", "{fold}"),
     output:
         record("instances", "{experiment}", "{fold}"),
-    params:
-        spec=spec_of("instances", "experiment", "fold"),
     log:
         log_of("instances", "{experiment}", "{fold}"),
     benchmark:
         benchmark_of("instances", "{experiment}", "{fold}")
     conda:
         ENV
+    params:
+        spec=spec_of("instances", "experiment", "fold"),
     script:
         "../scripts/instances.py"
 
@@ -52,13 +52,13 @@ rule metrics:
         instances=record("instances", "{experiment}", "{fold}"),
     output:
         record("metrics", "{experiment}", "{fold}"),
-    params:
-        spec=spec_of("metrics", "experiment", "fold"),
     log:
         log_of("metrics", "{experiment}", "{fold}"),
     benchmark:
         benchmark_of("metrics", "{experiment}", "{fold}")
     conda:
         ENV
+    params:
+        spec=spec_of("metrics", "experiment", "fold"),
     script:
         "../scripts/metrics.py"

@@ -6,12 +6,12 @@ rule reports:
         PLAN.all_records(),
     output:
         [str(STUDY.paths.reports() / f"{name}.parquet") for name in TABLES],
-    params:
-        spec=spec_of("reports"),
     log:
         log_of("reports", unit="tables"),
     conda:
         ENV
+    params:
+        spec=spec_of("reports"),
     script:
         "../scripts/reports.py"
 
@@ -25,11 +25,11 @@ rule report_html:
             caption="../report/page.rst",
             category="Study",
         ),
-    params:
-        spec=spec_of("report_html"),
     log:
         log_of("report_html", unit="page"),
     conda:
         ENV
+    params:
+        spec=spec_of("report_html"),
     script:
         "../scripts/report_html.py"

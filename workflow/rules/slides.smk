@@ -6,14 +6,14 @@ rule facts:
         sources=slide_sources,
     output:
         record("facts"),
-    params:
-        spec=spec_of("facts"),
     log:
         log_of("facts"),
     benchmark:
         benchmark_of("facts")
     conda:
         ENV
+    params:
+        spec=spec_of("facts"),
     script:
         "../scripts/facts.py"
 
@@ -23,14 +23,14 @@ rule tissue:
         facts=record("facts"),
     output:
         record("tissue"),
-    params:
-        spec=spec_of("tissue"),
     log:
         log_of("tissue"),
     benchmark:
         benchmark_of("tissue")
     conda:
         ENV
+    params:
+        spec=spec_of("tissue"),
     script:
         "../scripts/tissue.py"
 
@@ -41,14 +41,14 @@ rule patches:
         tissue=record("tissue"),
     output:
         record("patches", "{grid}"),
-    params:
-        spec=spec_of("patches", "grid"),
     log:
         log_of("patches", "{grid}"),
     benchmark:
         benchmark_of("patches", "{grid}")
     conda:
         ENV
+    params:
+        spec=spec_of("patches", "grid"),
     script:
         "../scripts/patches.py"
 
@@ -59,13 +59,13 @@ rule targets:
         patches=record("patches", "{grid}"),
     output:
         record("targets", "{grid}"),
-    params:
-        spec=spec_of("targets", "grid"),
     log:
         log_of("targets", "{grid}"),
     benchmark:
         benchmark_of("targets", "{grid}")
     conda:
         ENV
+    params:
+        spec=spec_of("targets", "grid"),
     script:
         "../scripts/targets.py"

@@ -9,13 +9,13 @@ rule train:
         embeddings=all_embeddings,
     output:
         record("train", "{experiment}", unit="{fold}"),
-    params:
-        spec=spec_of("train", "experiment", "fold"),
     log:
         log_of("train", "{experiment}", unit="{fold}"),
     benchmark:
         benchmark_of("train", "{experiment}", unit="{fold}")
     conda:
         ENV
+    params:
+        spec=spec_of("train", "experiment", "fold"),
     script:
         "../scripts/train.py"

@@ -136,7 +136,8 @@ class Stage:
             states[item], made = self._one(item, work)
             took = f"{time.perf_counter() - start:.1f} s" if made else "kept"
             state = states[item]
-            level = logging.WARNING if state.status == "failed" else logging.INFO
+            # A failure is news at its first stage only; those below repeat it.
+            level = logging.WARNING if state.status == "failed" and state.stage == self.name else logging.INFO
             note = f": {state.message}" if state.message else ""
             _LOG.log(level, "%s %s %d/%d %s (%s)%s", self.name, item, number, len(names), state.status, took, note)
         write_json(

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
@@ -131,6 +131,8 @@ class LiveTiles:
         Of the training slides, with ``scope: training``.
     device : str
         Where the encoder runs.
+    precision : {"fp32", "bf16"}
+        Arithmetic of the encoder.
     """
 
     def __init__(
@@ -146,6 +148,7 @@ class LiveTiles:
         patches: PatchStore,
         statistics: ChannelStatistics | None,
         device: str,
+        precision: Literal["fp32", "bf16"] = "fp32",
     ) -> None:
         self._facts = facts.image(grid.image)
         self._source = image_source(row, grid.image, root)
@@ -157,7 +160,7 @@ class LiveTiles:
         share = tissue_fraction(read_tissue(tissue_path), facts, grid.image, self._tiles, self.scale)
         self._keep = np.flatnonzero(share >= grid.min_tissue) if grid.min_tissue > 0 else np.arange(self._tiles.n)
         self.n = int(self._keep.size)
-        self._encoder, self._device = encoder.to(device), device
+        self._encoder, self._device, self._half = encoder.to(device), device, precision == "bf16"
         self._channels = choose_channels(encoder, config, patches)
         self._statistics = used_statistics(encoder, config, patches, statistics)
 
@@ -172,7 +175,8 @@ class LiveTiles:
                 indices = self._keep[first : first + len(batch)]
                 first += len(batch)
                 images = self._encoder.preprocess(torch.from_numpy(batch).to(self._device), self._statistics)
-                tokens = self._encoder.encode(images)
+                with torch.autocast(torch.device(self._device).type, torch.bfloat16, self._half):
+                    tokens = self._encoder.encode(images)
                 yield TileBatch(
                     self._tiles.y_px[indices],
                     self._tiles.x_px[indices],

@@ -113,7 +113,8 @@ def write_tissue(
     else:
         polygons, warning = _find(facts, overview, config)
         if warning:
-            _LOG.warning("%s: %s", facts.slide_id, warning)
+            # Usual for small fields, and recorded in the outline: no cry for help.
+            _LOG.info("%s: %s", facts.slide_id, warning)
         _publish(facts, polygons, warning, config, place, made)
     finer = max(1.0, max(image.shape) / _THUMBNAIL_PX)
     if finer < scale:

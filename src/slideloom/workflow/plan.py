@@ -7,6 +7,7 @@ listed, so that a thousand slides plan in seconds.
 from __future__ import annotations
 
 import math
+import os
 import zlib
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache, cached_property
@@ -22,7 +23,7 @@ from slideloom.slides.sheet import SlideRow
 from slideloom.slides.source import parse_source
 from slideloom.slides.study import Study
 
-__all__ = ["SLIDE_STAGES", "Plan", "forget_broken_records"]
+__all__ = ["SLIDE_STAGES", "Plan", "forget_broken_records", "share_package"]
 
 #: Sheet columns that each stage on slides reads; an edit of another column leaves the stage alone.
 _COLUMNS: dict[str, tuple[str, ...]] = {
@@ -271,13 +272,13 @@ class Plan:
         }
 
     def _edited_tissue(self, slide: str) -> str:
-        """Digest of a tissue outline that a person has edited; empty while it is as it was made."""
+        """Digest of a tissue outline that a person has edited or brought; empty while it is as it was made."""
         outline = self.paths.tissue(slide)
-        made = outline.with_suffix(".made")
-        if not outline.is_file() or not made.is_file():
+        if not outline.is_file():
             return ""
+        made = outline.with_suffix(".made")
         digest = digest_file(outline)
-        return "" if digest == made.read_text(encoding="utf-8").strip() else digest
+        return "" if made.is_file() and digest == made.read_text(encoding="utf-8").strip() else digest
 
 
 def _pick(row: SlideRow, columns: Iterable[str]) -> dict[str, Any]:
@@ -286,6 +287,13 @@ def _pick(row: SlideRow, columns: Iterable[str]) -> dict[str, Any]:
 
 def _extra(row: SlideRow, column: str) -> dict[str, str]:
     return {column: row.extra[column]} if column in row.extra else {}
+
+
+def share_package() -> None:
+    """Make the package importable in the jobs that this process starts, wherever the clone lies."""
+    source = str(Path(__file__).resolve().parents[2])
+    others = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path and path != source]
+    os.environ["PYTHONPATH"] = os.pathsep.join([source, *others])
 
 
 def forget_broken_records(records: Iterable[str], root: Path) -> list[str]:
@@ -318,12 +326,12 @@ def forget_broken_records(records: Iterable[str], root: Path) -> list[str]:
 
 
 def _first_missing(record: Path, root: Path) -> str:
-    items = record.parent.parent / "items"
     try:
-        for item, state in read_json(record)["items"].items():
+        body = read_json(record)
+        for item, state in body["items"].items():
             if state["status"] != "ok":
                 continue
-            note = items / f"{item}.json"
+            note = Paths(root).record(body["stage"], body["context"], item)
             if not note.is_file():
                 return str(note)
             for output in read_json(note)["outputs"]:

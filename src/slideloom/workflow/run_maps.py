@@ -119,4 +119,5 @@ class _Predictor:
             patches,
             self._statistics,
             self._device,
+            self._inference.precision,
         )
