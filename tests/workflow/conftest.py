@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
+from filelock import FileLock
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 RULES = [
@@ -63,23 +64,35 @@ class Workspace:
 
     def would_run(self) -> dict[str, int]:
         """Jobs by rule that a run would start now."""
-        done = self.run("--dry-run", "--quiet", "progress")
+        done = self.run("--dry-run", "--quiet", "rules")
+        screen = done.stdout + done.stderr
         counts = {}
-        for line in (done.stdout + done.stderr).splitlines():
+        for line in screen.splitlines():
             words = line.split()
             if len(words) == 2 and words[0] in RULES and words[1].isdigit():
                 counts[words[0]] = int(words[1])
+        assert counts or "Nothing to be done" in screen
         return counts
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
-    """The small study, run once to its end: one SP experiment, its control on shuffled targets, one on H&E."""
+def finished(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Workspace:
+    """The small study, run once to its end, whatever the number of pytest's workers."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base if worker_id == "master" else base.parent) / "study"
+    with FileLock(f"{folder}.lock"):
+        if not (folder / "finished").exists():
+            _run_study(folder)
+            (folder / "finished").touch()
+    return Workspace(folder)
+
+
+def _run_study(folder: Path) -> None:
+    """One SP experiment, its control on shuffled targets, one on H&E."""
     from slideloom.demo.cohort import write_cohort
 
-    folder = tmp_path_factory.mktemp("study")
     sheet = write_cohort(folder / "cohort", seed=7, n_slides=6, size_px=480)
-    training = {"epochs": 10, "batch_size": 8, "lr": 3e-3, "t_0": 10, "patience": None}
+    training = {"epochs": 24, "batch_size": 4, "lr": 3e-3, "t_0": 24, "patience": None}
     narrow = {"width": 0.125, "branches": "shared"}
     loss = {"cross_entropy": 1.5, "dice": 1.5, "focal_tversky": 0.5, "hv_mse": 2.0, "hv_msge": 0.4}
     loss["class_weights"] = True
@@ -111,4 +124,3 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     workspace = Workspace(folder)
     workspace.config_path.write_text(yaml.safe_dump(config, sort_keys=False))
     workspace.run()
-    return workspace

@@ -265,8 +265,11 @@ class Plan:
 
     def _report_slice(self) -> dict[str, Any]:
         columns = ("slide_id", "patient_id", "platform", "he", "sp", "instances", "classes")
+        study = self.config.model_dump(mode="json", exclude={"results", "data_root", "jobs"})
+        for table in ("slides", "markers", "classes"):  # a study that was moved is the same study
+            study[table] = Path(study[table]).name if study[table] else None
         return {
-            "study": self.config.model_dump(mode="json", exclude={"results", "data_root", "jobs"}),
+            "study": study,
             "classes": self._classes(colours=True),
             "rows": [_pick(row, columns) for row in self.study.rows],
         }
