@@ -187,18 +187,18 @@ class Stage:
             raise
         except Exception as error:
             state = self._unforeseen(item, error)
-        if state.code != "internal":
-            root = self.paths.root
-            body: dict[str, Any] = {"schema": SCHEMA_VERSION, "key": key, "state": state.as_dict()}
-            body["outputs"] = [path.relative_to(root).as_posix() for path in outputs]
-            write_json(record, body)
+        body: dict[str, Any] = {"schema": SCHEMA_VERSION, "key": key, "state": state.as_dict()}
+        body["outputs"] = [path.relative_to(self.paths.root).as_posix() for path in outputs]
+        write_json(record, body)
         return state, True
 
     def _kept(self, record: Path, key: str) -> ItemState | None:
         try:
             body = read_json(record)
             whole = all((self.paths.root / output).exists() for output in body["outputs"])
-            return ItemState(**body["state"]) if body["key"] == key and whole else None
+            state = ItemState(**body["state"])
+            # What failed is tried again: the cause may have been a passing one.
+            return state if body["key"] == key and whole and state.status != "failed" else None
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
