@@ -49,7 +49,7 @@ def test_every_stage_left_its_artefacts(finished: Workspace) -> None:
 def test_what_was_learnt_from_true_targets_is_far_above_what_was_learnt_from_shuffled_ones(finished: Workspace) -> None:
     true, shuffled = _means(finished, "sp"), _means(finished, "sp_shuffled")
     assert true["pq"] >= 0.4
-    assert true["dice_macro"] >= 0.25
+    assert true["dice_macro"] >= 0.3
     assert shuffled["pq"] <= 0.5 * true["pq"]
     assert shuffled["dice_macro"] <= 0.5 * true["dice_macro"]
 
