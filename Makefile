@@ -42,6 +42,8 @@ bench: $(DEV_STAMP)
 
 schemas: $(RUN_STAMP)
 	$(BIN)/slideloom schema --write config
+	$(BIN)/python -m slideloom.reports.docs docs/tables.md
+	$(BIN)/python -m slideloom.cli.encoder_page docs/encoders.md
 
 clean:
 	rm -rf $(VENV) $(DEMO) .snakemake .pytest_cache .mypy_cache .ruff_cache

@@ -54,8 +54,10 @@ def clock(work: Callable[[], object], device: str) -> tuple[float, float]:
     return time.perf_counter() - wall, time.process_time() - cpu
 
 
-def compare(label: str, ways: dict[str, Callable[[], object]], rounds: int, device: str) -> None:
-    """Time the ways in turns and print a row each, with the ratio to the first."""
+def compare(
+    label: str, ways: dict[str, Callable[[], object]], rounds: int, device: str
+) -> dict[str, tuple[float, float]]:
+    """Time the ways in turns and print a row each, with the ratio to the first; returns wall and CPU seconds."""
     best = {name: (float("inf"), float("inf")) for name in ways}
     for work in ways.values():
         work()
@@ -67,6 +69,7 @@ def compare(label: str, ways: dict[str, Callable[[], object]], rounds: int, devi
     for name, (wall, cpu) in best.items():
         ratio = f"{first[0] / wall:5.2f}x wall {first[1] / cpu:5.2f}x CPU"
         print(f"{label:<10} {name:<28} {wall * 1e3:9.1f} ms wall {cpu * 1e3:9.1f} ms CPU   {ratio}")
+    return best
 
 
 def main() -> None:

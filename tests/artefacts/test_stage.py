@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import errno
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -10,7 +10,7 @@ import pytest
 from slideloom.artefacts.files import read_json
 from slideloom.artefacts.paths import Paths
 from slideloom.artefacts.stage import ItemState, Stage, load_job_states
-from slideloom.errors import SlideError
+from slideloom.errors import SlideError, SlideloomError
 
 
 class Bench:
@@ -144,3 +144,73 @@ def test_records_hold_no_times(bench: Bench) -> None:
     body = read_json(bench.paths.record("text", "", "a"))
     assert set(body) == {"schema", "key", "state", "outputs"}
     assert body["outputs"] == ["a.txt"]
+
+
+def _stream(bench: Bench, *outcomes: tuple[str, object], items: str = "abc", **stage: object):
+    """A program that takes every item first and then gives back what it is told, in that order."""
+
+    def stream(waiting: Iterator[str]) -> Iterator[tuple[str, object]]:
+        bench.worked = list(waiting)
+        for item, outcome in outcomes:
+            if outcome == "made":
+                place = bench.paths.root / f"{item}.txt"
+                place.parent.mkdir(parents=True, exist_ok=True)
+                place.write_text(item)
+                outcome = [place]
+            yield item, outcome
+
+    settings = {"params": "p", **stage}
+    return Stage("text", "", bench.paths, **settings).run_stream(items, stream, bench.record)  # type: ignore[arg-type]
+
+
+def test_a_stream_leaves_the_records_that_one_by_one_leaves(bench: Bench) -> None:
+    def hook(item: str) -> str | None:
+        if item == "b":
+            raise SlideError("bad", code="bad")
+        return "nothing to do" if item == "c" else None
+
+    one_by_one = bench.run("abcd", hook)
+    text = bench.record.read_bytes()
+    for item in "abcd":
+        bench.paths.record("text", "", item).unlink()
+    states = _stream(
+        bench, ("d", "made"), ("b", SlideError("bad", code="bad")), ("a", "made"), ("c", "nothing to do"), items="abcd"
+    )
+    assert states == one_by_one
+    assert list(states) == list("abcd"), "in the order given"
+    assert bench.record.read_bytes() == text
+
+
+def test_a_stream_is_given_only_what_is_not_kept(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    bench.run()
+    (bench.paths.root / "b.txt").unlink()
+    with caplog.at_level(logging.INFO):
+        _stream(bench, ("b", "made"))
+    assert bench.worked == ["b"]
+    assert [record.message.split(" (")[0] for record in caplog.records] == [
+        "text a 1/3 ok",
+        "text c 2/3 ok",
+        "text b 3/3 ok",
+    ]
+    failed = {"facts": {"a": ItemState("failed", stage="facts", code="x"), **{i: ItemState("ok") for i in "bc"}}}
+    states = _stream(bench, ("b", "made"), ("c", "made"), upstream=failed, requires=("facts",))
+    assert bench.worked == ["b", "c"]
+    assert states["a"].stage == "facts"
+
+
+def test_records_are_forgotten_as_a_stream_takes_the_items(bench: Bench) -> None:
+    """An older record must not vouch for the artefact of a newer, unfinished run."""
+    bench.run()
+    with pytest.raises(SlideloomError, match="nothing became of c"):
+        _stream(bench, ("b", "made"), ("a", "made"), params="q")
+    assert [bench.paths.record("text", "", item).exists() for item in "abc"] == [True, True, False]
+    bench.run(params="q")
+    assert bench.worked == ["c"]
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), MemoryError("full")])
+def test_a_machine_out_of_order_stops_a_stream(bench: Bench, error: Exception) -> None:
+    with pytest.raises(type(error)):
+        _stream(bench, ("a", "made"), ("b", error), ("c", "made"))
+    assert not bench.record.exists()
+    assert bench.paths.record("text", "", "a").exists()

@@ -56,6 +56,41 @@ def test_a_marker_that_an_experiment_reads_and_the_slide_lacks(study: Path) -> N
     assert "has no CD3e, which sp reads" in report.faults[0].message
 
 
+def _with_embeddings(study: Path, more: str = "") -> Study:
+    """The study with a VirTues whose only vector is CD3e's."""
+    Path("esm").mkdir(exist_ok=True)
+    Path("esm", "P07766.pt").touch()
+    entry = f"  vt: {{model: virtues/tiny, grid: sp64, random: 0, statistics: holdout, marker_embeddings: esm{more}}}\n"
+    text = study.read_text().replace("splits:\n", f"{entry}splits:\n")
+    study.write_text(text + "  emb: {encoder: [mm, vt], split: holdout, heads: [nucleus, hv]}\n")
+    return load_study(study)
+
+
+def test_a_marker_without_an_embedding_fails_its_slides(study: Path) -> None:
+    found = reports_of(_with_embeddings(study))
+    (fault,) = found["good"].faults
+    assert fault.code == "marker_embedding"
+    assert fault.message == "encoder vt has no embedding of DNA"
+    assert "marker_ids: {DNA: <accession>}" in fault.hint
+    assert [one.code for one in found["few"].faults] == ["missing_marker", "marker_embedding"]
+
+
+@pytest.mark.parametrize(
+    ("more", "notes"),
+    [
+        (", marker_ids: {DNA: P07766}", ()),
+        (", markers: [CD3e]", ()),
+        (", unknown_markers: drop", ("encoder vt drops DNA: no embedding of the marker's protein",)),
+    ],
+)
+def test_a_marker_without_an_embedding_may_be_mapped_left_out_or_dropped(
+    study: Path, more: str, notes: tuple[str, ...]
+) -> None:
+    report = reports_of(_with_embeddings(study, more))["good"]
+    assert report.good
+    assert report.warnings == notes
+
+
 def test_deep_counts_nuclei_and_finds_damaged_pixels(study: Path, shared: Path) -> None:
     rows = load_study(study)
     assert reports_of(rows, deep=True)["good"].n_annotated == 3

@@ -36,7 +36,7 @@ def process(*words: str) -> subprocess.CompletedProcess[str]:
 def test_version_and_help() -> None:
     assert run("--version").output.strip() == f"slideloom {__version__}"
     text = run("--help").output
-    assert all(name in text for name in ("sheet", "check", "doctor", "demo", "show", "schema"))
+    assert all(name in text for name in ("sheet", "weights", "check", "doctor", "demo", "show", "schema"))
     assert "..." not in text.partition("Commands:")[2], "no command's summary is cut"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -53,14 +54,14 @@ def test_built_from_config(channels: Callable[..., list[Channel]]) -> None:
     assert (every.markers, every.width, every.image_channels, every.patch_px) == (("DNA", "CD3", "CD8"), 3, 3, 8)
     some = build_encoder(EncoderConfig(model="mean_marker", grid="g", markers=["CD8", "DNA"], patch_px=16), panel)
     assert (some.markers, some.width, some.patch_px, some.spec.patch_px) == (("CD8", "DNA"), 2, 16, 16)
-    assert (some.blocks, some.weights) == ((1,), "none")
+    assert (some.blocks, some.weights, some.dropped) == ((1,), "none", ())
 
 
 @pytest.mark.parametrize(
     ("settings", "code"),
     [
         ({"markers": ["CD99"]}, "missing_marker"),
-        ({"patch_px": 14}, "encoder_patch_px"),
+        ({"patch_px": 12}, "encoder_patch_px"),
         ({"blocks": [2]}, "encoder_blocks"),
     ],
 )
@@ -73,11 +74,12 @@ def test_refused_configs(settings: dict[str, Any], code: str, channels: Callable
 def test_statistics_of_other_markers_are_refused() -> None:
     encoder = MeanMarker(("CD3", "DNA"))
     pixels = torch.zeros(1, 2, 8, 8)
-    for wrong in (None, STATISTICS):
+    for wrong in (None, STATISTICS, replace(STATISTICS.select(encoder.markers), clip=())):
         with pytest.raises(SlideloomError, match="CD3, DNA") as caught:
             encoder.preprocess(pixels, wrong)
         assert caught.value.code == "encoder_statistics"
     with pytest.raises(SlideloomError, match="3 channels"):
         MeanMarker(("DNA", "CD3")).preprocess(torch.zeros(1, 3, 8, 8), STATISTICS)
+    assert encoder.preprocess(pixels, STATISTICS.select(encoder.markers)).shape == pixels.shape
     with pytest.raises(SlideloomError, match="12 px"):
         encoder.encode(torch.zeros(1, 2, 8, 12))

@@ -10,32 +10,37 @@ from typing import Any
 
 import pytest
 
+from slideloom.config.catalogue import CATALOGUE
 from slideloom.config.model import EncoderConfig
+from slideloom.encoders import registry
 from slideloom.encoders.base import EncoderSpec, check_patch_px, check_tile, even_blocks, resolve_blocks
-from slideloom.encoders.registry import build_encoder, find_encoder, list_encoders
+from slideloom.encoders.registry import build_encoder, find_encoder
 from slideloom.errors import SlideloomError
-from slideloom.slides.encoder_names import ENCODERS
 from slideloom.slides.tables import Channel
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2] / "src")}
 
 
-def test_registry_and_config_check_know_the_same_encoders() -> None:
-    assert {entry.name for entry in list_encoders()} == set(ENCODERS)
-    for entry in list_encoders():
-        kind = ENCODERS[entry.name]
-        assert (entry.kind == "rgb", entry.weights) == (kind.rgb, kind.weights)
-
-
 def test_find_encoder() -> None:
     assert find_encoder("mean_marker").kind == "markers"
     assert find_encoder("timm/vit_tiny_patch16_224").kind == "rgb"
-    for wrong in ("timm/", "timm", "mean_markers", "virtues"):
+    for wrong in ("timm/", "timm", "mean_markers", "cellvit", "timm/<name>"):
         with pytest.raises(SlideloomError, match="there is no encoder") as caught:
             find_encoder(wrong)
         assert caught.value.code == "encoder_model"
     with pytest.raises(SlideloomError, match=r"expected mean_marker\)"):
         find_encoder("mean_markers")
+    with pytest.raises(SlideloomError, match="cellvit/vit256 or cellvit/sam_b"):
+        find_encoder("cellvit/resnet")
+
+
+def test_every_family_has_a_builder() -> None:
+    assert {entry.family for entry in CATALOGUE.values()} == set(registry._BUILDERS)
+
+
+def test_a_model_of_timm_is_built_by_name(rgb_channels: list[Channel]) -> None:
+    encoder = build_encoder(EncoderConfig(grid="g", model="timm/test_vit", random=1), rgb_channels)
+    assert (encoder.spec.name, encoder.weights) == ("timm/test_vit", "random:1")
 
 
 @pytest.mark.parametrize(
@@ -97,6 +102,7 @@ def test_check_tile_and_patch() -> None:
     assert caught.value.code == "encoder_tile_px"
     with pytest.raises(SlideloomError, match="16 or 32"):
         check_tile(8, SPEC)
-    with pytest.raises(SlideloomError, match="14 px") as caught:
-        check_patch_px(14, "e")
+    check_patch_px(14, "e")
+    with pytest.raises(SlideloomError, match="32 px") as caught:
+        check_patch_px(32, "e")
     assert caught.value.code == "encoder_patch_px"

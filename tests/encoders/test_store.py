@@ -15,7 +15,10 @@ import torch
 from torch import Tensor
 
 from slideloom.artefacts import zarrio
+from slideloom.config.catalogue import complete
 from slideloom.config.model import EncoderConfig, NormalisationConfig
+from slideloom.encoders import batches
+from slideloom.encoders.account import PARTS
 from slideloom.encoders.base import Encoder, EncoderSpec
 from slideloom.encoders.embed import embed_slide
 from slideloom.encoders.mean_marker import MeanMarker
@@ -34,7 +37,7 @@ def markers_config(**settings: Any) -> EncoderConfig:
 
 
 class Fixed(MeanMarker):
-    """Gives back what it is told, so that the store can be tried with any numbers."""
+    """Gives back what it is told for each tile, so that the store can be tried with any numbers."""
 
     def __init__(self, values: Tensor, blocks: tuple[int, ...] = (1,)) -> None:
         super().__init__(STATISTICS.markers)
@@ -42,10 +45,24 @@ class Fixed(MeanMarker):
         self.blocks = blocks
         self.batches: list[int] = []
 
+    def preprocess(self, pixels: Tensor, statistics: ChannelStatistics | None) -> Tensor:
+        return pixels.to(torch.float32)
+
     def encode(self, images: Tensor) -> dict[int, Tensor]:
-        first = sum(self.batches)
         self.batches.append(len(images))
-        return {block: self.values[first : first + len(images)] * block for block in self.blocks}
+        return {block: self.values[images[:, 0, 0, 0].long()] * block for block in self.blocks}
+
+
+@pytest.fixture
+def numbered(marker_patches: Callable[..., Any]) -> Callable[..., Any]:
+    """Patches whose first pixel is the tile's number."""
+
+    def make(n: int = 7) -> Any:
+        patches = marker_patches(n=n)
+        patches.data[:, 0, 0, 0] = np.arange(n)
+        return patches
+
+    return make
 
 
 def test_tokens_attributes_and_account(marker_patches: Callable[..., Any], tmp_path: Path) -> None:
@@ -61,29 +78,31 @@ def test_tokens_attributes_and_account(marker_patches: Callable[..., Any], tmp_p
     assert (store.n, store.width, store.patch_px, store.tile_px) == (7, 3, 8, 24)
     assert (store.blocks, store.markers, store.statistics) == ((1,), STATISTICS.markers, STATISTICS)
     assert (store.slide_id, store.image, store.weights) == ("s1", "sp", "none")
+    assert (store.dropped, store.final_norm) == ((), False)
     about = store.attributes
     assert about["channel_indices"] == [0, 1, 2]
     assert about["channel_names"] == ["DNA raw", "CD3 raw", "CD8 raw"]
     assert about["max_abs"]["1"] == pytest.approx(np.abs(cells).max(), rel=1e-4)
     assert about["spec"]["name"] == about["encoder"]["model"] == "mean_marker"
     assert account["n_tiles"] == 7
-    parts = account["read_s"] + account["forward_s"] + account["write_s"]
-    assert 0 < parts <= account["seconds"]
+    assert account["n_padding"] == 2
+    parts = sum(account[name] for name in (*PARTS, "idle_s"))
+    assert 0 < account["forward_s"] < parts == pytest.approx(account["seconds"])
 
 
 def test_batches_are_full_and_shards_whole(
-    marker_patches: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    numbered: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """11 tiles in batches of 4, shards of 3: nothing lines up, and everything arrives in order."""
     row = 3 * 3 * 3 * 2
     monkeypatch.setattr(zarrio, "_INNER_BYTES", row)
     monkeypatch.setattr(zarrio, "_SHARD_BYTES", 3 * row)
-    patches = marker_patches(n=11)
+    patches = numbered(n=11)
     values = torch.arange(11 * 27, dtype=torch.float32).reshape(11, 3, 3, 3)
     encoder = Fixed(values, (1, 2))
     embed_slide(encoder, markers_config(), patches, STATISTICS, tmp_path / "e.zarr", batch_size=4)
-    assert encoder.batches == [4, 4, 3]
-    assert [len(range(*part.indices(11))) for part in patches.reads] == [4, 4, 3]
+    assert encoder.batches == [4, 4, 4], "the last one is filled up: kernels are chosen by shape"
+    assert [len(range(*part.indices(11))) for part in patches.reads] == [11], "stored chunks are read once"
     store = EmbeddingStore(tmp_path / "e.zarr")
     for block in (1, 2):
         np.testing.assert_array_equal(store.tokens(block, slice(None)), (values * block).numpy())
@@ -134,7 +153,7 @@ def test_statistics_of_the_slide_itself(marker_patches: Callable[..., Any], tmp_
     encoder = build_encoder(config, patches.channels)
     embed_slide(encoder, config, patches, None, tmp_path / "e.zarr")
     used = EmbeddingStore(tmp_path / "e.zarr").statistics
-    assert used == channel_statistics([patches], [], config.normalisation)
+    assert used == channel_statistics([patches], [], complete(config).normalisation)
     tokens = EmbeddingStore(tmp_path / "e.zarr").tokens(1, slice(None)).astype(np.float64)
     np.testing.assert_allclose(tokens.mean(axis=(0, 1, 2)), 0, atol=1e-3)
 
@@ -188,18 +207,18 @@ def test_slide_without_tiles(marker_patches: Callable[..., Any], tmp_path: Path)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, 1e5])
-def test_what_float16_cannot_hold_is_refused(bad: float, marker_patches: Callable[..., Any], tmp_path: Path) -> None:
+def test_what_float16_cannot_hold_is_refused(bad: float, numbered: Callable[..., Any], tmp_path: Path) -> None:
     values = torch.zeros(7, 3, 3, 3)
     values[4, 1, 2, 0] = bad
     with pytest.raises(SlideError, match=r"tile 4 \(row 1, column 1\)") as caught:
-        embed_slide(Fixed(values), markers_config(), marker_patches(), STATISTICS, tmp_path / "e.zarr", batch_size=3)
+        embed_slide(Fixed(values), markers_config(), numbered(), STATISTICS, tmp_path / "e.zarr", batch_size=3)
     assert caught.value.code == "non_finite_embedding"
     assert list(tmp_path.iterdir()) == [], "a half-written store was left"
 
 
-def test_largest_float16_is_kept(marker_patches: Callable[..., Any], tmp_path: Path) -> None:
+def test_largest_float16_is_kept(numbered: Callable[..., Any], tmp_path: Path) -> None:
     values = torch.full((7, 3, 3, 3), -65504.0)
-    embed_slide(Fixed(values), markers_config(), marker_patches(), STATISTICS, tmp_path / "e.zarr")
+    embed_slide(Fixed(values), markers_config(), numbered(), STATISTICS, tmp_path / "e.zarr")
     store = EmbeddingStore(tmp_path / "e.zarr")
     assert np.array_equal(store.tokens(1, slice(None)), values.numpy())
     assert store.attributes["max_abs"] == {"1": 65504.0}
@@ -238,12 +257,15 @@ def test_tiles_statistics_and_resolution_that_do_not_fit(marker_patches: Callabl
     embed_slide(encoder, markers_config(), marker_patches(), STATISTICS, tmp_path / "e.zarr")
 
 
-def test_error_while_reading_reaches_the_caller(marker_patches: Callable[..., Any], tmp_path: Path) -> None:
+def test_error_while_reading_reaches_the_caller(
+    marker_patches: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batches, "_BLOCK_BYTES", 1)
     patches = marker_patches()
     whole = patches.pixels
 
     def pixels(indices: slice) -> Any:
-        if indices.start >= 4:
+        if indices.start >= 2:
             raise OSError("disk gone")
         return whole(indices)
 
@@ -256,9 +278,9 @@ def test_error_while_reading_reaches_the_caller(marker_patches: Callable[..., An
 
 
 @pytest.fixture
-def filled(marker_patches: Callable[..., Any], tmp_path: Path) -> tuple[EmbeddingStore, np.ndarray]:
+def filled(numbered: Callable[..., Any], tmp_path: Path) -> tuple[EmbeddingStore, np.ndarray]:
     values = torch.arange(7 * 27, dtype=torch.float32).reshape(7, 3, 3, 3)
-    embed_slide(Fixed(values), markers_config(), marker_patches(), STATISTICS, tmp_path / "e.zarr")
+    embed_slide(Fixed(values), markers_config(), numbered(), STATISTICS, tmp_path / "e.zarr")
     return EmbeddingStore(tmp_path / "e.zarr"), values.numpy()
 
 

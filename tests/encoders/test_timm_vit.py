@@ -13,8 +13,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from slideloom.config.catalogue import find_entry
 from slideloom.config.model import EncoderConfig
-from slideloom.encoders.timm_vit import TimmViT, build_timm
+from slideloom.encoders import timm_vit
+from slideloom.encoders.timm_vit import TimmViT
 from slideloom.errors import SlideloomError
 
 MODEL = "timm/test_vit"
@@ -23,6 +25,12 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[
 
 def config(**settings: Any) -> EncoderConfig:
     return EncoderConfig(**{"model": MODEL, "grid": "g", **settings})
+
+
+def build_timm(settings: EncoderConfig) -> TimmViT:
+    entry = find_entry(settings.model)
+    assert entry is not None
+    return timm_vit.build_timm(settings, entry)
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +61,8 @@ def test_spec_and_defaults(encoder: TimmViT) -> None:
     assert encoder.blocks == (2, 3, 5, 6)
     assert encoder.weights == "random:7"
     assert encoder.markers == ("red", "green", "blue")
+    assert encoder.dropped == ()
+    assert (encoder.spec.prefix_tokens, encoder.spec.final_norm) == (1, False)
     assert not encoder.module.training
     assert not any(parameter.requires_grad for parameter in encoder.module.parameters())
 
@@ -125,6 +135,53 @@ def test_preprocess_uses_the_models_own_mean_and_std() -> None:
             dino.preprocess(wrong)
 
 
+# ---- the final normalisation, and tokens of 14 px -------------------------------------------------------------------
+
+
+def test_final_norm_is_the_models_own_on_the_last_block_only(encoder: TimmViT) -> None:
+    normed = build_timm(config(random=7, final_norm=True))
+    assert normed.spec.final_norm
+    module: Any = encoder.module
+    plain, got = encoder.encode(image()), normed.encode(image())
+    with torch.inference_mode():
+        wanted = module.forward_features(image())[:, 1:]
+    torch.testing.assert_close(got[6].flatten(1, 2), wanted)
+    assert not torch.equal(got[6], plain[6])
+    for block in (2, 3, 5):
+        torch.testing.assert_close(got[block], plain[block])
+
+
+def test_final_norm_needs_the_last_block_and_a_norm_of_tokens() -> None:
+    with pytest.raises(SlideloomError, match="block 6, the last") as caught:
+        build_timm(config(random=0, blocks=[3], final_norm=True))
+    assert caught.value.code == "encoder_final_norm"
+    with pytest.raises(SlideloomError, match="no final normalisation of its tokens"):
+        build_timm(config(model="timm/test_vit2", random=0, final_norm=True))
+
+
+def test_tokens_of_14_px_take_tiles_of_any_size() -> None:
+    """A tile of 40 x 50 px is reduced to 28 x 42, every pixel the mean over its area."""
+    encoder = build_timm(config(model="timm/vit_small_patch14_dinov2", random=0, blocks=[1, 2]))
+    picture = image(40, 50)
+    tokens = encoder.encode(picture)
+    assert encoder.spec.tile_multiple_px == 1
+    assert "no multiple of 14 px" in encoder.notes[0]
+
+    def means(values: torch.Tensor, side: int) -> torch.Tensor:
+        """Means over the last axis in ``side`` steps, each from floor to ceiling of its share."""
+        size = values.shape[-1]
+        parts = [values[..., k * size // side : -(-(k + 1) * size // side)].mean(-1) for k in range(side)]
+        return torch.stack(parts, -1)
+
+    small = means(means(picture, 42).mT, 28).mT
+    for block, value in encoder.encode(small).items():
+        assert value.shape == (2, 2, 3, encoder.width)
+        torch.testing.assert_close(tokens[block], value, atol=1e-5, rtol=1e-5)
+    with pytest.raises(SlideloomError, match="at least 14 px") as caught:
+        encoder.encode(image(13, 28))
+    assert caught.value.code == "encoder_tile_px"
+
+
 # ---- checkpoints --------------------------------------------------------------------------------------------------
 
 
@@ -146,7 +203,7 @@ def test_head_of_a_checkpoint_is_left_aside_and_noted(encoder: TimmViT, tmp_path
     with_head = states(encoder) | {"head.weight": torch.zeros(10, 64), "head.bias": torch.zeros(10)}
     save_file(with_head, tmp_path / "a.safetensors")
     loaded = build_timm(config(checkpoint=tmp_path / "a.safetensors"))
-    assert loaded.notes == ("classification head left aside: head.bias, head.weight",)
+    assert loaded.notes == ("left aside, for it is no part of the encoder: head.bias, head.weight",)
 
 
 def test_every_wrong_key_is_listed(encoder: TimmViT, tmp_path: Path) -> None:
@@ -179,6 +236,24 @@ def test_positions_of_another_grid_are_kept_as_they_are(encoder: TimmViT, tmp_pa
     with torch.inference_mode():
         wanted = trained.eval().forward_intermediates(picture, indices=[5], output_fmt="NLC", intermediates_only=True)
     assert torch.equal(loaded.encode(picture)[6].flatten(1, 2), wanted[0])
+
+
+def test_a_model_with_computed_buffers_loads_whole(tmp_path: Path) -> None:
+    """Rotary positions lie in no checkpoint: they are computed, not left empty."""
+    made = build_timm(config(model="timm/vit_small_patch16_dinov3", random=1, blocks=[12]))
+    save_file(states(made), tmp_path / "a.safetensors")
+    loaded = build_timm(
+        config(model="timm/vit_small_patch16_dinov3", checkpoint=tmp_path / "a.safetensors", blocks=[12])
+    )
+    assert not any(tensor.is_meta for tensor in (*loaded.module.parameters(), *loaded.module.buffers()))
+    assert torch.equal(loaded.encode(image(32, 48))[12], made.encode(image(32, 48))[12])
+
+
+def test_half_precision_checkpoints_become_float32(encoder: TimmViT, tmp_path: Path) -> None:
+    save_file({key: value.half() for key, value in states(encoder).items()}, tmp_path / "a.safetensors")
+    loaded = build_timm(config(checkpoint=tmp_path / "a.safetensors"))
+    assert {value.dtype for value in states(loaded).values()} == {torch.float32}
+    assert not any(parameter.requires_grad for parameter in loaded.module.parameters())
 
 
 def test_unsafe_missing_and_broken_checkpoints(encoder: TimmViT, tmp_path: Path) -> None:
@@ -217,7 +292,6 @@ def test_unsafe_missing_and_broken_checkpoints(encoder: TimmViT, tmp_path: Path)
 @pytest.mark.parametrize(
     ("model", "code", "told"),
     [
-        ("timm/vit_small_patch14_dinov2", "encoder_patch_px", "14 px"),
         ("timm/vit_base_patch32_224", "encoder_patch_px", "32 px"),
         ("timm/vit_tiny_patch16_223", "encoder_model", "vit_tiny_patch16_224"),
         ("timm/resnet18", "encoder_model", "not a plain vision transformer"),

@@ -143,7 +143,7 @@ def make_slide(
         arrays["class_id"] = class_id
         arrays["class_probability"] = rng.integers(80, 256, class_id.shape).astype(np.uint8)
     frame = {"slide_id": "s1", "image": "sp", "scale": scale, "mpp_um": mpp_um, "height_px": height, "width_px": width}
-    create_group(folder / "maps.zarr", {**frame, "schema": 1, "heads": list(heads)})
+    create_group(folder / "maps.zarr", {**frame, "schema": 1, "heads": list(heads), "encoder_weights": "random:1"})
     for name, values in arrays.items():
         write_array(folder / "maps.zarr" / name, values)
 

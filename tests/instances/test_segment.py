@@ -9,9 +9,12 @@ from typing import Any
 import geopandas
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as parquet
 import pytest
 
 from slideloom.artefacts.keys import digest_tree
+from slideloom.artefacts.tables import table_metadata
+from slideloom.artefacts.zarrio import read_attributes
 from slideloom.config.model import InstancesConfig
 from slideloom.errors import SlideloomError
 from slideloom.instances.labels import open_labels
@@ -52,6 +55,17 @@ def test_labels_and_cells_agree(
         assert cell["geometry"].is_valid
     np.testing.assert_allclose(cells.geometry.area, 4 * (cells["area_px"] - 0.5), rtol=0.02)
     assert not list((tmp_path / "out").glob(".*"))
+
+
+def test_labels_and_cells_record_the_maps_and_their_weights(
+    made: Any, slide_of: Callable[..., Any], classes: ClassTable, tmp_path: Path
+) -> None:
+    slide = slide_of(made)
+    _segment(slide, classes, tmp_path)
+    labels = read_attributes(tmp_path / "s1.ome.zarr")["slideloom"]["made_from"]
+    cells = table_metadata(parquet.read_table(tmp_path / "cells.parquet"))["made_from"]
+    assert labels["maps"] == cells["maps"] == read_attributes(slide.maps)
+    assert labels["maps"]["encoder_weights"] == "random:1"
 
 
 @pytest.mark.parametrize("method", ["hv_watershed", "threshold"])

@@ -47,6 +47,7 @@ class Slide:
             {
                 "mpp_um": 0.5,
                 "scale": 1.0,
+                "encoder_weights": "random:1",
             },
         )
         for name, data in self.arrays.items():
@@ -186,3 +187,4 @@ def test_tables_say_what_they_were_made_from(slide: Slide) -> None:
     assert about["schema"] == "slide_metrics"
     assert about["units"]["area_mm2"] == "mm²"
     assert about["made_from"]["evaluation"]["iou_threshold"] == 0.5
+    assert about["made_from"]["maps"] == {"mpp_um": 0.5, "scale": 1.0, "encoder_weights": "random:1"}

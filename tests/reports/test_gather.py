@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from slideloom.artefacts.tables import read_table
+from slideloom.artefacts.tables import read_table, table_metadata
 from slideloom.config.model import StudyConfig
 from slideloom.reports.gather import gather_costs, gather_failures, gather_reports, runs_of
 from slideloom.reports.schemas import REPORT_TABLES
@@ -48,6 +48,15 @@ def test_slides_are_joined_with_sheet_split_and_encoder(tables: dict[str, pd.Dat
     assert len(classes) == 8 * 4
     sums = classes.groupby(["experiment", "slide_id"])["gt_fraction"].sum()
     assert sums.tolist() == pytest.approx([1.0] * 8)
+
+
+def test_every_table_records_the_encoders_weights(cohort: Any, tables: dict[str, pd.DataFrame]) -> None:
+    for name, schema in REPORT_TABLES.items():
+        origin = table_metadata(read_table(schema, cohort.paths.reports() / f"{name}.parquet"))["made_from"]
+        assert origin["encoder_weights"] == {
+            "good": [f"sha256:{'ab' * 32} + sha256:{'cd' * 32}"],
+            "poor": ["random:3"],
+        }
 
 
 def test_experiments_and_comparisons_keep_roles_apart(tables: dict[str, pd.DataFrame]) -> None:

@@ -109,6 +109,12 @@ def test_random_weights_are_shouted_and_failures_told(written: str) -> None:
     assert re.search(r"4\s+of 7\s*slides scored", text)
 
 
+def test_the_weights_are_named_by_their_digests(written: str) -> None:
+    text = Page(written).text
+    assert f"encoder <i>x</i> · weights sha256:{'ab' * 32}, sha256:{'cd' * 32}" in text
+    assert "RANDOM · weights" not in text
+
+
 def test_slides_charts_pictures_and_costs_are_there(written: str) -> None:
     page = Page(written)
     for section in ("experiments", "slides", "classes", "overlays", "training", "failures", "costs", "provenance"):
@@ -156,7 +162,7 @@ def test_experiments_are_described_and_controls_named() -> None:
         }
     )
     line = describe_experiments(config)["e"]
-    assert "RANDOM WEIGHTS, seed 3" in line
+    assert "RANDOM WEIGHTS: r seed 3" in line
     assert "SHUFFLED TARGETS" in line
     assert "120 px at 0.5 µm/px" in line
     assert {"slideloom", "python", "numpy"} <= set(installed_versions())

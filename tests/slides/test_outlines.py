@@ -12,7 +12,13 @@ from hypothesis.extra.numpy import arrays
 
 from slideloom.errors import SlideError
 from slideloom.slides import outlines
-from slideloom.slides.outlines import area_in_cells, feature_collection, mask_to_polygons, read_tissue
+from slideloom.slides.outlines import (
+    area_in_cells,
+    feature_collection,
+    mask_to_polygons,
+    pixels_inside,
+    read_tissue,
+)
 
 MASKS = arrays(bool, st.tuples(st.integers(1, 12), st.integers(1, 12)))
 
@@ -130,3 +136,17 @@ def test_what_is_no_geojson(tmp_path, text):
     with pytest.raises(SlideError) as caught:
         read_tissue(tmp_path / "t.geojson")
     assert caught.value.code == "bad_tissue"
+
+
+def test_pixels_that_a_region_covers_at_least_half():
+    rng = np.random.default_rng(5)
+    triangles = [shapely.Polygon(rng.uniform(-10, 50, (3, 2))) for _ in range(6)]
+    region = shapely.union_all(triangles).difference(shapely.box(12, 14, 19.4, 17.6))
+    for y, x in ((0, 0), (7, 13), (30, -20)):
+        rows, columns = np.mgrid[y : y + 24, x : x + 24]
+        squares = shapely.box(columns, rows, columns + 1, rows + 1)
+        assert np.array_equal(
+            pixels_inside(region, y, x, 24), shapely.area(shapely.intersection(region, squares)) >= 0.5
+        )
+    assert pixels_inside(shapely.box(0.5, 0, 3, 8), 0, 0, 8).sum(axis=1).tolist() == [3] * 8, "a half counts"
+    assert not pixels_inside(region, 900, 900, 8).any()

@@ -34,7 +34,10 @@ SHEET = (
     "c | P3 | orion | c.svs |  | c_l.tif |  |  | test | ",
     "d | P4 | orion |  | d.tif |  |  |  |  | ",
 )
+OWN_CLIP = {"scope": "slide", "clip": "training"}
 MACRO = {"monitor": "dice_macro"}
+VIRTUES = {"model": "virtues", "grid": "sp120", "markers": ["DNA", "CD3e"], "statistics": "holdout", "random": 0}
+PUBLISHED = {"model": "cellvit/vit256", "grid": "he256"}
 Edit = Callable[[dict[str, Any]], None]
 
 
@@ -68,8 +71,10 @@ def told(edit: Edit | None = None) -> list[str]:
     return [str(problem) for problem in caught.value.problems]
 
 
-def put(path: str, value: Any) -> Edit:
+def put(path: str, value: Any, *more: tuple[str, Any]) -> Edit:
     def edit(config: dict[str, Any]) -> None:
+        for other, its_value in more:
+            put(other, its_value)(config)
         *above, last = path.split(".")
         holder = config
         for key in above:
@@ -95,6 +100,28 @@ def test_a_right_study_loads() -> None:
     assert [row.slide_id for row in study.experiment_slides("sp")] == ["a", "b", "d"]
     assert [row.slide_id for row in study.experiment_slides("he")] == ["a", "b", "c"]
     assert any("WITHOUT WEIGHTS" in warning for warning in study.warnings)
+
+
+def test_an_experiment_on_two_encoders_takes_the_slides_that_have_both_images() -> None:
+    study = load(put("experiments.both", {"encoder": ["vit", "mm"], "split": "holdout"}))
+    assert study.config.experiments["both"].encoder == ("vit", "mm")
+    assert study.images_of("both") == ("he", "sp")
+    assert study.grid_of("both") == "he256"
+    assert [row.slide_id for row in study.experiment_slides("both")] == ["a", "b"]
+
+
+def test_a_published_model_needs_no_training_slide() -> None:
+    write_sheet((SHEET[0], *(line.replace("| train |", "| infer |") for line in SHEET[1:])))
+
+    def edit(config: dict[str, Any]) -> None:
+        del config["experiments"]["sp"], config["encoders"]["mm"]
+        config["encoders"]["vit"] = PUBLISHED | {"checkpoint": "c.csv"}
+        config["experiments"]["he"]["pretrained"] = "c.csv"
+
+    study = load(edit)
+    assert study.config.experiments["he"].pretrained == Path("c.csv")
+    message = told(put("splits.holdout.platforms", []))[0]
+    assert "no slide has the role train" in message
 
 
 def test_a_split_of_some_platforms_narrows_its_experiments() -> None:
@@ -170,8 +197,55 @@ def test_five_different_mistakes_are_told_at_once() -> None:
         (put("encoders.vit.statistics", "holdout"), ("encoders.vit.statistics", "its own normalisation")),
         (put("encoders.vit.patch_px", 16), ("encoders.vit.patch_px", "cannot be chosen")),
         (
-            put("encoders.vit.model", "timm/vit_small_patch14_dinov2"),
-            ("encoders.vit.model: tokens of 14 px", "patch16"),
+            put("encoders.vit.model", "timm/vit_base_patch32_224"),
+            ("encoders.vit.model: tokens of 32 px", "patch8, 14 or 16"),
+        ),
+        (put("encoders.vit.context", "patch"), ("encoders.vit.context: plays no part in 'timm/vit_tiny",)),
+        (put("encoders.mm.final_norm", True), ("'mean_marker' has no final normalisation",)),
+        (put("encoders.mm.marker_ids", {"DNA": "P68431"}), ("encoders.mm.marker_ids: plays no part",)),
+        (
+            put("encoders.mm", {**CONFIG["encoders"]["mm"], "statistics": None, "normalisation": OWN_CLIP}),
+            ("normalisation.clip: 'clip: training' needs 'scope: training'",),
+        ),
+        (put("encoders.mm", VIRTUES), ("encoders.mm.markers: no UniProt accession is known of DNA", "marker_ids")),
+        (
+            put("encoders.mm", VIRTUES | {"unknown_markers": "drop", "blocks": [17]}),
+            ("encoders.mm.blocks: 'virtues' has 16 blocks, not 17",),
+        ),
+        (
+            put("encoders.mm", VIRTUES | {"marker_ids": {"DNA": "histone H3"}}),
+            ("encoders.mm.marker_ids.DNA: 'histone H3' is not a UniProt accession",),
+        ),
+        (
+            put("encoders.mm", VIRTUES | {"marker_ids": {"DNA": "P68431", "CD3": "P07766"}}),
+            ("encoders.mm.marker_ids: 'CD3' is no marker",),
+        ),
+        (
+            put("encoders.mm", VIRTUES | {"unknown_markers": "drop", "marker_embeddings": "esm"}),
+            ("encoders.mm.marker_embeddings: 'esm' does not exist",),
+        ),
+        (
+            put("encoders.mm", VIRTUES | {"unknown_markers": "drop", "random": None, "checkpoint": "c.csv"}),
+            ("encoders.mm: 'virtues' needs protein embeddings",),
+        ),
+        (
+            put("grids.sp120.mpp_um", 0.5, ("encoders.mm", VIRTUES | {"unknown_markers": "drop"})),
+            ("encoders.mm.grid: 'virtues' was made for 0.9 to 1.1 um/px, grid 'sp120' has 0.5", "off_resolution"),
+        ),
+        (put("experiments.sp.encoder", ["mm", "mm"]), ("experiments.sp: encoder ['mm', 'mm'] names one twice",)),
+        (put("experiments.sp.encoder", ["mm", "vitt"]), ("experiments.sp.encoder", "no entry 'vitt'", "'vit'")),
+        (
+            put("experiments.he.pretrained", "none.pth", ("encoders.vit", PUBLISHED | {"checkpoint": "c.csv"})),
+            ("experiments.he.pretrained: 'none.pth' does not exist",),
+        ),
+        (put("experiments.he.pretrained", "c.csv"), ("its encoder does not come from the same file",)),
+        (
+            put(
+                "experiments.he",
+                {"encoder": ["vit", "mm"], "split": "holdout", "pretrained": "c.csv"},
+                ("encoders.vit", PUBLISHED | {"checkpoint": "c.csv"}),
+            ),
+            ("reads the tokens of its own encoder only",),
         ),
         (put("encoders.mm.patch_px", 12), ("encoders.mm.patch_px: tokens of 12 px", "8 or 16")),
         (put("grids.sp120.tile_px", 100), ("encoders.mm.grid: tiles of 100 px", "96 or 104")),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from slideloom.patches.cut import cut_patches
 from slideloom.patches.statistics import ChannelStatistics
 from slideloom.patches.store import PatchStore
 from slideloom.patches.targets import cut_targets
+from slideloom.slides.facts import load_facts
 from slideloom.slides.headers import write_facts
 from slideloom.slides.sheet import SlideRow
 from slideloom.slides.tables import Channel, ClassTable, MarkerTable
@@ -58,6 +60,18 @@ def draw_slide(seed: int, height: int, width: int) -> tuple[NDArray[np.uint16], 
     return drawn.poisson(pixels).astype(np.uint16), ids, kinds
 
 
+def slide_row(slide_id: str) -> SlideRow:
+    """Its row of a sheet."""
+    return SlideRow(
+        slide_id,
+        sp=f"{slide_id}.npz::image",
+        instances=f"{slide_id}.npz::ids",
+        classes=f"{slide_id}.csv",
+        sp_mpp_um=0.5,
+        sp_channels=PANEL,
+    )
+
+
 def make_slide(
     folder: Path,
     slide_id: str,
@@ -71,14 +85,7 @@ def make_slide(
     np.savez(folder / f"{slide_id}.npz", image=pixels, ids=ids)
     lines = ["label,class", *(f"{n},{CLASSES.names[k - 1]}" for n, k in kinds.items() if n not in unknown)]
     (folder / f"{slide_id}.csv").write_text("\n".join(lines) + "\n")
-    row = SlideRow(
-        slide_id,
-        sp=f"{slide_id}.npz::image",
-        instances=f"{slide_id}.npz::ids",
-        classes=f"{slide_id}.csv",
-        sp_mpp_um=0.5,
-        sp_channels=PANEL,
-    )
+    row = slide_row(slide_id)
     home = folder / slide_id
     data = SlideData(slide_id, home / "patches.zarr", home / "targets.zarr", home / "embeddings.zarr")
     facts = write_facts(row, folder, MARKERS, home / "slide.json")
@@ -90,6 +97,17 @@ def make_slide(
     config = ENCODER if statistics is None else ENCODER.model_copy(update={"normalisation": NormalisationConfig()})
     embed_slide(encoder, config, patches, statistics, data.embeddings)
     return data
+
+
+def add_encoder(data: SlideData, grid: GridConfig, encoder: EncoderConfig, place: Path) -> SlideData:
+    """The slide with the tokens of a further encoder, whose stores are put into a folder."""
+    row, folder = slide_row(data.slide_id), data.patches.parents[1]
+    home = data.patches.parent
+    patches, embeddings = place / f"{data.slide_id}_patches.zarr", place / f"{data.slide_id}_embeddings.zarr"
+    cut_patches(row, folder, load_facts(home / "slide.json"), home / "tissue.geojson", grid, patches)
+    store = PatchStore(patches)
+    embed_slide(build_encoder(encoder, store.channels), encoder, store, None, embeddings)
+    return replace(data, fused=(*data.fused, (patches, embeddings)))
 
 
 @pytest.fixture(scope="session")

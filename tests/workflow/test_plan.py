@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from slideloom.slides.study import study_from_mapping
-from slideloom.workflow.plan import Plan, forget_broken_records
+from slideloom.workflow.plan import Plan
+from slideloom.workflow.upkeep import forget_broken_records
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "workflow" / "scripts"
 N_SLIDES = 12
@@ -63,7 +64,7 @@ def _specs(plan: Plan) -> dict[str, str]:
         for grid in plan.used_grids():
             for stage in ("patches", "targets"):
                 specs[f"{stage}/{grid} {job}"] = plan.spec(stage, (grid,), job)
-        for encoder in plan.used_encoders():
+        for encoder in plan.embedded_encoders():
             specs[f"embeddings/{encoder} {job}"] = plan.spec("embeddings", (encoder,), job)
         for run in plan.runs():
             for stage in ("maps", "instances", "metrics"):
@@ -104,6 +105,10 @@ EDITS: list[tuple[Callable[[dict[str, Any]], None], set[str]]] = [
         {"statistics/mean", "embeddings/mean", "train/sp", "maps/sp"},
     ),
     (_set("encoders", "vit", "random", value=1), {"embeddings/vit", "train/he", "maps/he"}),
+    (_set("encoders", "vit", "blocks", value=[6, 12]), {"embeddings/vit", "train/he", "maps/he"}),
+    (_set("encoders", "vit", "final_norm", value=True), {"embeddings/vit", "train/he", "maps/he"}),
+    (_set("encoders", "mean", "normalisation", value={"clip_quantile": 0.999, "clip": "training"}), set()),
+    (_set("experiments", "he", "encoder", value=["vit", "mean"]), {"train/he", "maps/he"}),
     (_set("splits", "holdout", "train", value=0.5), {"splits/holdout"}),
     (_set("experiments", "sp", "training", value={"lr": 1e-3}), {"train/sp"}),
     (_set("experiments", "he", "loss", value={"dice": 0.5}), {"train/he"}),
@@ -127,6 +132,47 @@ def test_an_edit_changes_the_specs_of_its_own_stages(
     old, new = (_plan(one).config.model_dump(exclude={"results"}) for one in (mapping, default))
     same = old == new
     assert (changed & REPORT == REPORT) is not same
+
+
+def test_where_a_file_lies_is_no_part_of_the_config_that_keys_are_made_of(mapping: dict[str, Any]) -> None:
+    Path("moved").mkdir()
+    for place in (Path(), Path("moved")):
+        (place / "vit.safetensors").touch()
+    del mapping["encoders"]["vit"]["random"]
+    specs = []
+    for place in ("vit.safetensors", "moved/vit.safetensors"):
+        mapping["encoders"]["vit"]["checkpoint"] = place
+        specs.append([json.loads(_plan(mapping).spec(*one)) for one in _READS_THE_ENCODER])
+    for before, after in zip(*specs, strict=True):
+        assert before["config"] == after["config"]
+        assert before["files"] == {"vit": {"checkpoint": "vit.safetensors"}}
+        assert after["files"] == {"vit": {"checkpoint": "moved/vit.safetensors"}}, "the job runs, and keeps its items"
+
+
+_READS_THE_ENCODER = (("embeddings", ("vit",), "4-0"), ("train", ("he", "0")), ("maps", ("he", "0"), "4-0"))
+
+
+def test_an_experiment_on_two_encoders_reads_both_and_is_cut_on_the_first_ones_grid(mapping: dict[str, Any]) -> None:
+    mapping["experiments"] = {"both": {"encoder": ["vit", "mean"], "split": "holdout"}}
+    plan = _plan(mapping)
+    assert plan.used_grids() == ["he", "sp"]
+    assert plan.target_grids() == ["he"]
+    assert plan.stored_encoders("both", "train") == plan.stored_encoders("both", "maps") == ("vit", "mean")
+    mapping["inference"] = {"source": "live"}
+    assert _plan(mapping).stored_encoders("both", "maps") == ("mean",), "the first one's tokens are made on the fly"
+
+
+def test_a_published_model_on_the_fly_stores_no_tokens(mapping: dict[str, Any]) -> None:
+    Path("CellViT-256-x40.pth").touch()
+    mapping["encoders"]["vit"] = {"model": "cellvit/vit256", "grid": "he", "checkpoint": "CellViT-256-x40.pth"}
+    mapping["experiments"] = {"he": {"encoder": "vit", "split": "holdout", "pretrained": "CellViT-256-x40.pth"}}
+    assert _plan(mapping).embedded_encoders() == ["vit"]
+    mapping["inference"] = {"source": "live"}
+    plan = _plan(mapping)
+    assert plan.embedded_encoders() == []
+    spec = json.loads(plan.spec("pretrained", ("he", "0")))
+    assert spec["files"]["pretrained"] == "CellViT-256-x40.pth"
+    assert set(spec["config"]) == {"encoders", "grid", "classes", "heads"}, "what is not trained has no optimiser"
 
 
 def test_exchanged_values_are_told_apart(mapping: dict[str, Any]) -> None:

@@ -1,5 +1,6 @@
 """Paths, params and input functions that the rules share."""
 
+import re
 import sys
 from pathlib import Path
 
@@ -12,7 +13,8 @@ sys.path.insert(0, str(BASE / "src"))
 
 from slideloom.errors import ConfigError
 from slideloom.slides.study import study_from_mapping
-from slideloom.workflow.plan import Plan, forget_broken_records, share_package
+from slideloom.workflow.plan import Plan
+from slideloom.workflow.upkeep import forget_broken_records, share_package
 
 share_package()
 
@@ -43,6 +45,10 @@ TABLES = [
     "failures",
 ]
 
+EXPERIMENTS = STUDY.config.experiments
+PUBLISHED = [name for name in EXPERIMENTS if EXPERIMENTS[name].pretrained]
+TRAINED = [name for name in EXPERIMENTS if not EXPERIMENTS[name].pretrained]
+
 if workflow.is_main_process:
     gone = forget_broken_records(PLAN.all_records(), STUDY.config.results)
     for note in [*STUDY.warnings, *gone]:
@@ -56,6 +62,11 @@ wildcard_constraints:
     split=r"[^/]+",
     experiment=r"[^/]+",
     fold=r"[^/]+",
+
+
+def one_of(names):
+    """A pattern that matches these names and nothing else."""
+    return "|".join(map(re.escape, names)) or "(?!)"
 
 
 def record(stage, *context, unit="{job}"):
@@ -93,14 +104,11 @@ def experiment_of(wildcards):
     return STUDY.config.experiments[wildcards.experiment]
 
 
-def encoder_of(wildcards):
-    """Name of the encoder: the wildcard's, or the experiment's."""
-    return wildcards.get("encoder") or experiment_of(wildcards).encoder
-
-
 def grid_of(wildcards):
-    """Name of the grid that the encoder reads."""
-    return STUDY.config.encoders[encoder_of(wildcards)].grid
+    """Name of the grid of the encoder, or of the experiment's tiles."""
+    if wildcards.get("encoder"):
+        return STUDY.config.encoders[wildcards.encoder].grid
+    return STUDY.grid_of(wildcards.experiment)
 
 
 def patches_job(wildcards):
@@ -113,11 +121,23 @@ def targets_job(wildcards):
     return record("targets", grid_of(wildcards), unit=wildcards.job)
 
 
+def stored_grids(wildcards, stage):
+    """Grids of the encoders whose stored tokens a stage reads, the experiment's own first."""
+    encoders = PLAN.stored_encoders(wildcards.experiment, stage)
+    grids = [STUDY.config.encoders[name].grid for name in encoders]
+    return list(dict.fromkeys([STUDY.grid_of(wildcards.experiment), *grids]))
+
+
+def experiment_patches_job(wildcards):
+    """Records of the patches of the same slides, on every grid that the experiment's tokens lie on."""
+    grids = stored_grids(wildcards, "maps")
+    return [record("patches", grid, unit=wildcards.job) for grid in grids]
+
+
 def embeddings_job(wildcards):
-    """Record of the embeddings of the same slides; nothing when tiles are encoded on the fly."""
-    if STUDY.config.inference.source == "live":
-        return []
-    return record("embeddings", encoder_of(wildcards), unit=wildcards.job)
+    """Records of the stored tokens of the same slides; those that are encoded on the fly have none."""
+    names = PLAN.stored_encoders(wildcards.experiment, "maps")
+    return [record("embeddings", name, unit=wildcards.job) for name in names]
 
 
 def split_record(wildcards):
@@ -130,16 +150,29 @@ def statistics_split(wildcards):
     return record("splits", unit=STUDY.config.encoders[wildcards.encoder].statistics)
 
 
-def statistics_record(wildcards):
+def statistics_of(encoder):
     """Record of an encoder's statistics; nothing when it needs none."""
-    name = encoder_of(wildcards)
-    pooled = STUDY.config.encoders[name].statistics
-    return record("statistics", unit=name) if pooled else []
+    pooled = STUDY.config.encoders[encoder].statistics
+    return [record("statistics", unit=encoder)] if pooled else []
 
 
-def checkpoint_file(wildcards):
-    """The encoder's weights, when it has any."""
-    return PLAN.checkpoint(encoder_of(wildcards))
+def statistics_record(wildcards):
+    """Record of the statistics of the encoder, or of the experiment's first one."""
+    if wildcards.get("encoder"):
+        return statistics_of(wildcards.encoder)
+    return statistics_of(experiment_of(wildcards).first_encoder)
+
+
+def weight_files(wildcards):
+    """Files that the encoder, or the experiment's first one, is made from."""
+    if wildcards.get("encoder"):
+        return PLAN.weight_files([wildcards.encoder])
+    return PLAN.weight_files([experiment_of(wildcards).first_encoder])
+
+
+def pretrained_file(wildcards):
+    """The published checkpoint of an experiment that is not trained."""
+    return PLAN.pretrained(wildcards.experiment)
 
 
 def all_patches(wildcards):
@@ -147,14 +180,24 @@ def all_patches(wildcards):
     return PLAN.records("patches", grid_of(wildcards))
 
 
-def all_targets(wildcards):
-    """Records of the targets of every slide of the grid."""
+def train_patches(wildcards):
+    """Records of the patches of every slide, on every grid that the experiment's tokens lie on."""
+    return [
+        path
+        for grid in stored_grids(wildcards, "train")
+        for path in PLAN.records("patches", grid)
+    ]
+
+
+def train_targets(wildcards):
+    """Records of the targets of every slide of the experiment's grid."""
     return PLAN.records("targets", grid_of(wildcards))
 
 
-def all_embeddings(wildcards):
-    """Records of the embeddings of every slide of the encoder."""
-    return PLAN.records("embeddings", encoder_of(wildcards))
+def train_embeddings(wildcards):
+    """Records of the tokens of every slide of the experiment's encoders."""
+    names = PLAN.stored_encoders(wildcards.experiment, "train")
+    return [path for name in names for path in PLAN.records("embeddings", name)]
 
 
 def report_targets():

@@ -38,7 +38,7 @@ rule embeddings:
     input:
         patches=patches_job,
         statistics=statistics_record,
-        checkpoint=checkpoint_file,
+        weights=weight_files,
     output:
         record("embeddings", "{encoder}"),
     log:

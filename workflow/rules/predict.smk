@@ -6,10 +6,10 @@ rule maps:
         split=split_record,
         model=record("train", "{experiment}", unit="{fold}"),
         facts=record("facts"),
-        patches=patches_job,
+        patches=experiment_patches_job,
         embeddings=embeddings_job,
         statistics=statistics_record,
-        checkpoint=checkpoint_file,
+        weights=weight_files,
     output:
         record("maps", "{experiment}", "{fold}"),
     log:

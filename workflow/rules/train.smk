@@ -1,12 +1,14 @@
-"""Decoders on stored embeddings."""
+"""Decoders on stored tokens, and published ones."""
 
 
 rule train:
+    wildcard_constraints:
+        experiment=one_of(TRAINED),
     input:
         split=split_record,
-        patches=all_patches,
-        targets=all_targets,
-        embeddings=all_embeddings,
+        patches=train_patches,
+        targets=train_targets,
+        embeddings=train_embeddings,
     output:
         record("train", "{experiment}", unit="{fold}"),
     log:
@@ -19,3 +21,23 @@ rule train:
         spec=spec_of("train", "experiment", "fold"),
     script:
         "../scripts/train.py"
+
+
+rule pretrained:
+    wildcard_constraints:
+        experiment=one_of(PUBLISHED),
+    input:
+        checkpoint=pretrained_file,
+        weights=weight_files,
+    output:
+        record("train", "{experiment}", unit="{fold}"),
+    log:
+        log_of("train", "{experiment}", unit="{fold}"),
+    benchmark:
+        benchmark_of("train", "{experiment}", unit="{fold}")
+    conda:
+        ENV
+    params:
+        spec=spec_of("pretrained", "experiment", "fold"),
+    script:
+        "../scripts/pretrained.py"

@@ -17,7 +17,8 @@ benchmarks = sorted((job.paths.root / "benchmarks").rglob("*.tsv"))
 
 def account_of(benchmark):
     path = benchmark.with_suffix(".json")
-    return {"tiles": read_json(path).get("n_tiles")} if path.is_file() else {}
+    spent = read_json(path) if path.is_file() else {}
+    return {"tiles": spent.get("n_tiles"), "gpu_seconds": spent.get("gpu_seconds")} if spent else {}
 
 
 accounts = {}

@@ -11,7 +11,7 @@ from __future__ import annotations
 import errno
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -21,12 +21,14 @@ from slideloom.artefacts.keys import canonical, digest_text, digest_tree
 from slideloom.artefacts.paths import Paths
 from slideloom.errors import SlideError, SlideloomError
 
-__all__ = ["SCHEMA_VERSION", "ItemState", "Stage", "load_job_states"]
+__all__ = ["SCHEMA_VERSION", "ItemState", "Outcome", "Stage", "load_job_states"]
 
 SCHEMA_VERSION = 1
 _LOG = logging.getLogger(__name__)
 #: Failures of the machine, not of the slide: the job stops and is run again.
 _MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.EROFS}
+#: Paths of what was made of an item, a sentence that says why there was nothing to make, or why it could not be made.
+Outcome = Iterable[Path] | str | Exception
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,12 @@ class ItemState:
     message: str = ""
     hint: str = ""
 
+    def joined(self, other: ItemState) -> ItemState:
+        """One state for two artefacts of an item: the first that is not ``ok``, or both digests as one."""
+        if self.status != "ok":
+            return self
+        return other if other.status != "ok" else ItemState("ok", digest_text(self.digest, other.digest))
+
     def as_dict(self) -> dict[str, str]:
         """The filled-in fields."""
         return {name: value for name, value in vars(self).items() if value}
@@ -66,12 +74,14 @@ def load_job_states(records: Iterable[Path]) -> dict[str, ItemState]:
     Returns
     -------
     dict of str to ItemState
-        By item.
+        By item. An item with several records, such as a slide with the tokens of several encoders, is as good as the
+        worst of them.
     """
     states: dict[str, ItemState] = {}
     for record in records:
-        for item, state in read_json(Path(record))["items"].items():
-            states[item] = ItemState(**state)
+        for item, values in read_json(Path(record))["items"].items():
+            state = ItemState(**values)
+            states[item] = states[item].joined(state) if item in states else state
     return states
 
 
@@ -129,68 +139,126 @@ class Stage:
         dict of str to ItemState
             By item, in the order given.
         """
-        states: dict[str, ItemState] = {}
+
+        def one_by_one(waiting: Iterator[str]) -> Iterator[tuple[str, Outcome]]:
+            for item in waiting:
+                try:
+                    made = work(item)
+                    outcome: Outcome = made if isinstance(made, str) else list(made)
+                except Exception as error:
+                    outcome = error
+                yield item, outcome
+
+        return self.run_stream(items, one_by_one, job_record)
+
+    def run_stream(
+        self, items: Iterable[str], stream: Callable[[Iterator[str]], Iterable[tuple[str, Outcome]]], job_record: Path
+    ) -> dict[str, ItemState]:
+        """Work through the items with one program that has several in hand; write the job record last.
+
+        Parameters
+        ----------
+        items : iterable of str
+            What to work on.
+        stream : callable
+            Takes the items that are not kept, in order, and gives each back once, in any order, with what became of it:
+            what ``work`` of :meth:`run` returns, or the exception that it raises. What an item was before is forgotten
+            as it is taken. An exception that ``stream`` itself raises ends the job.
+        job_record : Path
+            Where the states are written.
+
+        Returns
+        -------
+        dict of str to ItemState
+            By item, in the order given.
+        """
         names = list(items)
-        for number, item in enumerate(names, 1):
-            start = time.perf_counter()
-            states[item], made = self._one(item, work)
-            took = f"{time.perf_counter() - start:.1f} s" if made else "kept"
-            state = states[item]
-            # A failure is news at its first stage only; those below repeat it.
-            level = logging.WARNING if state.status == "failed" and state.stage == self.name else logging.INFO
-            note = f": {state.message}" if state.message else ""
-            _LOG.log(level, "%s %s %d/%d %s (%s)%s", self.name, item, number, len(names), state.status, took, note)
+        states: dict[str, ItemState] = {}
+        waiting: list[str] = []
+        for item in names:
+            kept = self._settled(item)
+            if kept is None:
+                waiting.append(item)
+            else:
+                states[item] = kept
+                self._tell(item, kept, "kept", f"{len(states)}/{len(names)}")
+        taken: dict[str, float] = {}
+        last = 0.0
+
+        def take() -> Iterator[str]:
+            for item in waiting:
+                # Before its artefact is touched: an older record must not vouch for a newer artefact.
+                self._record(item).unlink(missing_ok=True)
+                taken[item] = time.perf_counter()
+                yield item
+
+        for item, outcome in stream(take()):
+            states[item] = self._finish(item, outcome)
+            now = time.perf_counter()
+            took = f"{now - max(taken[item], last):.1f} s"
+            self._tell(item, states[item], took, f"{len(states)}/{len(names)}")
+            last = now
+        if missing := [item for item in names if item not in states]:
+            raise SlideloomError(f"nothing became of {', '.join(missing)}", where=self.name, code="internal")
         write_json(
             job_record,
             {
                 "schema": SCHEMA_VERSION,
                 "stage": self.name,
                 "context": self.context,
-                "items": {item: state.as_dict() for item, state in states.items()},
+                "items": {item: states[item].as_dict() for item in names},
             },
         )
-        return states
+        return {item: states[item] for item in names}
 
     def key(self, item: str) -> str:
         """Digest of everything that the item's artefact is made from."""
         read = {stage: states[item].digest for stage, states in self.upstream.items() if item in states}
         return digest_text(str(SCHEMA_VERSION), self.params, self.shared, self.per_item.get(item, ""), canonical(read))
 
-    def _one(self, item: str, work: Callable[[str], Iterable[Path] | str]) -> tuple[ItemState, bool]:
+    def _record(self, item: str) -> Path:
+        return self.paths.record(self.name, self.context, item)
+
+    def _tell(self, item: str, state: ItemState, took: str, number: str) -> None:
+        # A failure is news at its first stage only; those below repeat it.
+        level = logging.WARNING if state.status == "failed" and state.stage == self.name else logging.INFO
+        note = f": {state.message}" if state.message else ""
+        _LOG.log(level, "%s %s %s %s (%s)%s", self.name, item, number, state.status, took, note)
+
+    def _settled(self, item: str) -> ItemState | None:
+        """State of an item that needs no work: its upstream has nothing for it, or it was done before."""
         for stage in self.requires:
             before = self.upstream[stage].get(item)
             if before is None:
                 raise SlideloomError(f"stage {stage} left no record of {item}", where=self.name, code="internal")
             if before.status != "ok":
-                return before, False
-        record = self.paths.record(self.name, self.context, item)
-        key = self.key(item)
-        kept = self._kept(record, key)
-        if kept is not None:
-            return kept, False
-        record.unlink(missing_ok=True)
+                return before
+        return self._kept(self._record(item), self.key(item))
+
+    def _finish(self, item: str, outcome: Outcome) -> ItemState:
+        """Write the record of what became of an item; failures of the machine are raised."""
         outputs: list[Path] = []
-        try:
-            made = work(item)
-            if isinstance(made, str):
-                state = ItemState("absent", digest=digest_text("absent"), message=made)
-            else:
-                outputs = list(made)
+        if isinstance(outcome, str):
+            state = ItemState("absent", digest=digest_text("absent"), message=outcome)
+        elif not isinstance(outcome, Exception):
+            outputs = list(outcome)
+            try:
                 state = ItemState("ok", digest=digest_text(*(digest_tree(path) for path in outputs)))
-        except SlideError as error:
-            state = self._failure(error.code, error.message, error.hint)
-        except OSError as error:
-            if error.errno in _MACHINE:
-                raise
-            state = self._unforeseen(item, error)
-        except MemoryError:
-            raise
-        except Exception as error:
-            state = self._unforeseen(item, error)
-        body: dict[str, Any] = {"schema": SCHEMA_VERSION, "key": key, "state": state.as_dict()}
+            except OSError as error:
+                state = self._failed(item, error)
+        else:
+            state = self._failed(item, outcome)
+        body: dict[str, Any] = {"schema": SCHEMA_VERSION, "key": self.key(item), "state": state.as_dict()}
         body["outputs"] = [path.relative_to(self.paths.root).as_posix() for path in outputs]
-        write_json(record, body)
-        return state, True
+        write_json(self._record(item), body)
+        return state
+
+    def _failed(self, item: str, error: Exception) -> ItemState:
+        if isinstance(error, SlideError):
+            return self._failure(error.code, error.message, error.hint)
+        if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno in _MACHINE):
+            raise error
+        return self._unforeseen(item, error)
 
     def _kept(self, record: Path, key: str) -> ItemState | None:
         try:

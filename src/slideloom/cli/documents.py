@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from slideloom.artefacts.files import write_text
+from slideloom.cli.encoder_page import resolution_words, token_words
+from slideloom.config.catalogue import CATALOGUE, EncoderEntry
 from slideloom.config.schema import keys_markdown, schema_text
 from slideloom.slides.classlist import CLASS_FIELDS, ID_FIELDS
-from slideloom.slides.encoder_names import ENCODERS
 from slideloom.slides.sheet import COLUMNS
 from slideloom.slides.tables import CLASS_COLUMNS, MARKER_COLUMNS
 
@@ -74,19 +75,24 @@ def _either(names: Sequence[str]) -> str:
     return f"{', '.join(f'`{name}`' for name in names[:-1])} or `{names[-1]}`"
 
 
+def _encoder_row(entry: EncoderEntry) -> str:
+    reads = "RGB (`image: he`)" if entry.kind == "rgb" else "markers (`image: sp`)"
+    # A model whose sizes only its checkpoint tells cannot be drawn from a seed.
+    sized = entry.width or entry.family != "cellvit"
+    weights = ("`checkpoint` or `random`" if sized else "`checkpoint`") if entry.weights else "none"
+    return f"| `{entry.name}` | {reads} | {weights} | {token_words(entry)} | {resolution_words(entry)} |"
+
+
 def config_readme() -> str:
     """Text of ``config/README.md``."""
-    encoders = []
-    for name, kind in ENCODERS.items():
-        reads = "the RGB of H&E (grids with `image: he`)" if kind.rgb else "marker channels (grids with `image: sp`)"
-        weights = "needs `checkpoint` or `random`" if kind.weights else "has no weights"
-        tokens = (
-            f"tokens of `patch_px` = {kind.token_px} px unless set" if kind.free_token else "tokens as its name says"
-        )
-        encoders.append(f"* `{name}`: reads {reads}; {weights}; {tokens}.")
+    encoders = ["| model | reads | weights | token | made for |", "|---|---|---|---|---|"]
+    encoders += [_encoder_row(entry) for entry in CATALOGUE.values()]
     rules = (
-        "`tile_px` must be a whole number of tokens, and tokens must be 8 or 16 px wide. An encoder on marker channels "
-        "names in `statistics` the split whose training slides are measured, or says `normalisation: {scope: slide}`.\n"
+        "[`docs/encoders.md`](../docs/encoders.md) says what each expects and gives, what it costs, its licence, and "
+        "where its weights are published; `slideloom weights` tells the same, and whether your files are whole.\n\n"
+        "`tile_px` must be a whole number of tokens of 8 or 16 px; tiles of encoders with tokens of 14 px may have any "
+        "size, and are reduced to the multiple below. An encoder on marker channels names in `statistics` the split "
+        "whose training slides are measured, or says `normalisation: {scope: slide}`.\n"
     )
     parts = [
         _HEAD,

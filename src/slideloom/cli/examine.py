@@ -99,8 +99,25 @@ class _Task:
     markers: MarkerTable
     classes: ClassTable
     deep: bool
-    #: Markers that each encoder asks of this slide's sp image.
+    #: Markers that each experiment asks of this slide's sp image.
     wanted: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    #: By name, the encoders that read it and need an embedding of every marker.
+    embedded: Mapping[str, _Embedded] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Embedded:
+    """Which markers an encoder reads (empty: all), their accessions, and for which of these there is a vector."""
+
+    markers: Sequence[str]
+    accessions: Mapping[str, str]
+    vectors: frozenset[str]
+    drops: bool
+
+    def lacking(self, has: Sequence[str]) -> tuple[str, ...]:
+        """Markers of a slide that it reads and has no vector for."""
+        read = dict.fromkeys(marker for marker in has if not self.markers or marker in self.markers)
+        return tuple(marker for marker in read if self.accessions.get(marker) not in self.vectors)
 
 
 def examine(study: Study, *, deep: bool = False, workers: int | None = None) -> Iterator[SlideReport]:
@@ -121,7 +138,8 @@ def examine(study: Study, *, deep: bool = False, workers: int | None = None) -> 
     SlideReport
         One a slide, in the order in which they are done.
     """
-    tasks = [_task(study, row, deep) for row in study.rows]
+    embedded = _embedded(study)
+    tasks = [_task(study, row, deep, embedded) for row in study.rows]
     count = min(workers or min(8, os.cpu_count() or 1), len(tasks))
     if count <= 1:
         yield from map(_examine, tasks)
@@ -129,15 +147,35 @@ def examine(study: Study, *, deep: bool = False, workers: int | None = None) -> 
     yield from _in_processes(tasks, count)
 
 
-def _task(study: Study, row: SlideRow, deep: bool) -> _Task:
+def _embedded(study: Study) -> dict[str, _Embedded]:
+    from slideloom.encoders.weight_files import vector_names
+
+    table = {channel.marker: channel.uniprot for channel in study.markers.channels if channel.uniprot}
+    used = {name for experiment in study.config.experiments.values() for name in experiment.encoder}
+    found = {}
+    for name, encoder in study.config.encoders.items():
+        if name in used and encoder.marker_embeddings is not None:
+            accessions = table | encoder.marker_ids
+            vectors = vector_names(study.base / encoder.marker_embeddings)
+            found[name] = _Embedded(encoder.markers, accessions, vectors, encoder.unknown_markers == "drop")
+    return found
+
+
+def _task(study: Study, row: SlideRow, deep: bool, embedded: Mapping[str, _Embedded] | None = None) -> _Task:
     wanted: dict[str, Sequence[str]] = {}
+    readers: set[str] = set()
     for name, experiment in study.config.experiments.items():
-        encoder = study.config.encoders[experiment.encoder]
         platforms = study.config.splits[experiment.split].platforms
-        applies = row.sp and study.image_of(experiment.encoder) == "sp" and (not platforms or row.platform in platforms)
-        if applies and encoder.markers:
-            wanted[name] = encoder.markers
-    return _Task(row, study.data_root, study.markers, study.classes, deep, wanted)
+        images = study.images_of(name)
+        if (platforms and row.platform not in platforms) or not all(getattr(row, image) for image in images):
+            continue
+        sp = [encoder for encoder in experiment.encoder if study.image_of(encoder) == "sp"]
+        readers.update(sp)
+        markers = dict.fromkeys(marker for encoder in sp for marker in study.config.encoders[encoder].markers)
+        if markers:
+            wanted[name] = tuple(markers)
+    concerned = {name: one for name, one in (embedded or {}).items() if name in readers}
+    return _Task(row, study.data_root, study.markers, study.classes, deep, wanted, concerned)
 
 
 def _in_processes(tasks: Sequence[_Task], count: int) -> Iterator[SlideReport]:
@@ -197,9 +235,10 @@ def _look(task: _Task) -> SlideReport:
     except SlideError as error:
         return _pieces(task, error)
     images = [_image_report(facts, modality) for modality in _MODALITIES if modality in facts.images]
-    faults = list(_missing_markers(task, images))
+    unknown, dropped = _without_embedding(task, images)
+    faults = [*_missing_markers(task, images), *unknown]
     annotation, count = _annotation_shape(task), None
-    warnings = list(facts.warnings)
+    warnings = [*facts.warnings, *dropped]
     if task.deep:
         found, count, more = _read_everything(task, facts)
         faults += found
@@ -289,6 +328,24 @@ def _missing_markers(task: _Task, images: Sequence[ImageReport]) -> Iterator[Fau
         message = f"the image has no {', '.join(lack)}, which {', '.join(experiments)} reads"
         hint = f"It has: {', '.join(has)}. Leave its platform out of the split, or the marker out of the encoder"
         yield Fault("missing_marker", message, hint)
+
+
+def _without_embedding(task: _Task, images: Sequence[ImageReport]) -> tuple[list[Fault], list[str]]:
+    """Markers that encoders read and know nothing of: faults, or notes where they are dropped on purpose."""
+    has = next((image.markers for image in images if image.image == "sp"), ())
+    faults, notes = [], []
+    for name, one in task.embedded.items():
+        lacking = one.lacking(has)
+        if lacking and one.drops:
+            notes.append(f"encoder {name} drops {', '.join(lacking)}: no embedding of the marker's protein")
+        elif lacking:
+            message = f"encoder {name} has no embedding of {', '.join(lacking)}"
+            ids = f"{{{lacking[0]}: <accession>}}"
+            hint = (
+                f"Name the protein (column uniprot, or marker_ids: {ids}), add its vector, or drop it (unknown_markers)"
+            )
+            faults.append(Fault("marker_embedding", message, hint))
+    return faults, notes
 
 
 def _annotation_shape(task: _Task) -> tuple[int, int] | None:

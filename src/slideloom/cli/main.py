@@ -64,7 +64,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Whole slides, H&E and multiplexed, to nuclei and tables.\n\n"
-    "Before a run: sheet, check, doctor. The run: snakemake --profile profiles/local. After it: show.",
+    "Before a run: sheet, weights, check, doctor. The run: snakemake --profile profiles/local. After it: show.",
 )
 ConfigArgument = Annotated[Path, typer.Argument(help="The study's YAML file.")]
 
@@ -185,6 +185,34 @@ def _examine(study: Study, deep: bool, workers: int | None) -> list[SlideReport]
             found[report.slide_id] = report
             progress.advance(task)
     return [found[row.slide_id] for row in study.rows]
+
+
+@app.command()
+def weights(
+    config: Annotated[
+        Path | None, typer.Argument(help="A study's YAML file; left out: every encoder there is.")
+    ] = None,
+    digest: Annotated[
+        bool, typer.Option("--hash/--no-hash", help="Read each file through: checksums and sha256.")
+    ] = True,
+) -> None:
+    """List the encoders, or the files that a study needs.
+
+    With a config, ends with exit code 1 when a file is missing, damaged or of another model. Opens no slide.
+    """
+    from slideloom.cli.screens import console
+    from slideloom.cli.weights import examine_weights, print_catalogue, print_files
+
+    if config is None:
+        print_catalogue(console())
+        return
+    from slideloom.config.load import load_config
+    from slideloom.slides.tables import read_markers
+
+    study = load_config(config)
+    channels = read_markers(study.markers)[0].channels if study.markers and study.markers.is_file() else ()
+    if print_files(examine_weights(study, channels, digest=digest), console()):
+        raise typer.Exit(1)
 
 
 @app.command()

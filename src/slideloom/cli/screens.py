@@ -96,7 +96,7 @@ def print_study(study: Study, screen: Console) -> None:
         folds = f" × {split.folds}" if split.scheme == "kfold" else ""
         cells = (
             name,
-            f"{experiment.encoder} ({config.encoders[experiment.encoder].model})",
+            " + ".join(f"{one} ({config.encoders[one].model})" for one in experiment.encoder),
             f"{grid_name} ({grid.image}, {grid.tile_px} px{scale})",
             f"{experiment.split} ({split.scheme}{folds})",
             str(len(study.experiment_slides(name))),

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 __all__ = [
     "DecoderConfig",
@@ -39,6 +39,13 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 Weight = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
+#: One name, or several: always a tuple once read.
+OneOrMore = Annotated[
+    tuple[Name, ...],
+    BeforeValidator(
+        lambda value: (value,) if isinstance(value, str) else value, json_schema_input_type=str | list[str]
+    ),
+]
 
 
 class _Strict(BaseModel):
@@ -88,18 +95,27 @@ class NormalisationConfig(_Strict):
     """How raw channel intensities become network input."""
 
     scope: Literal["training", "slide"] = Field(
-        "training", description="Statistics of the training slides of a split, or of each slide itself."
+        "training", description="Mean and deviation of the training slides of a split, or of each slide itself."
     )
-    clip_quantile: Annotated[float, Field(gt=0, le=1)] = Field(
-        0.999, description="Intensities above this quantile of the tissue are clipped."
+    clip: Literal["training", "slide"] | None = Field(
+        None,
+        description="Whose quantile clips: one for all training slides, or each slide's own; as the encoder's weights "
+        "expect (VirTues: slide; mean_marker: training) when left out.",
     )
-    log1p: bool = Field(True, description="Take log(1 + x) after clipping.")
+    clip_quantile: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        None,
+        description="Intensities above this quantile of the tissue are clipped; as the weights expect (VirTues: 0.99; "
+        "mean_marker: 0.999) when left out.",
+    )
+    log1p: bool | None = Field(
+        None, description="Take log(1 + x) after clipping; as the weights expect (true) when left out."
+    )
 
 
 class EncoderConfig(_Strict):
     """A frozen encoder and what it is fed."""
 
-    model: str = Field(description="Registry name: mean_marker, or timm/<model name>.")
+    model: str = Field(description="Name in the catalogue, such as virtues/sp31; `slideloom weights` lists them.")
     grid: Name = Field(description="The grid whose patches it reads.")
     checkpoint: Path | None = Field(None, description="Weights on disk; nothing is ever fetched.")
     random: Annotated[int, Field(ge=0)] | None = Field(
@@ -107,6 +123,9 @@ class EncoderConfig(_Strict):
     )
     blocks: list[Count] = Field(
         default_factory=list, description="Blocks whose tokens are kept, 1-based; empty: the encoder's own choice."
+    )
+    final_norm: bool = Field(
+        False, description="Give the last block's tokens after the encoder's final normalisation, not before it."
     )
     markers: list[str] = Field(
         default_factory=list, description="Markers it reads, in this order; empty: every channel of the panel."
@@ -117,6 +136,25 @@ class EncoderConfig(_Strict):
     )
     statistics: Name | None = Field(
         None, description="The split whose training slides give the channel statistics (scope: training)."
+    )
+    context: Literal["tile", "patch"] = Field(
+        "tile", description="VirTues: tokens see their whole tile, or (as the SP/H&E report had it) only themselves."
+    )
+    marker_embeddings: Path | None = Field(
+        None,
+        description="VirTues: protein embeddings, a folder of `<UniProt>.pt` or one safetensors file with a vector for "
+        "each accession.",
+    )
+    marker_ids: dict[str, str] = Field(
+        default_factory=dict,
+        description="VirTues: UniProt accessions of markers, over those of the markers table, such as `{DNA: P68431}`.",
+    )
+    unknown_markers: Literal["error", "drop"] = Field(
+        "error",
+        description="VirTues: what becomes of channels whose marker has no embedding. What is dropped is listed.",
+    )
+    off_resolution: bool = Field(
+        False, description="Use it at another resolution than its weights were made for, on purpose."
     )
 
 
@@ -194,12 +232,32 @@ class TrainingConfig(_Strict):
 class ExperimentConfig(_Strict):
     """One named choice of encoder, decoder, heads, loss, optimiser and split."""
 
-    encoder: Name = Field(description="Name of an entry of encoders.")
+    encoder: OneOrMore = Field(
+        min_length=1,
+        description="Name of an entry of encoders; or a list of them, whose tokens of the same place are joined on the "
+        "first one's tiles.",
+    )
+    pretrained: Path | None = Field(
+        None,
+        description="A published CellViT checkpoint: its decoder and heads are used as they are, nothing is trained. "
+        "The encoder's checkpoint must be the same file.",
+    )
     split: Name = Field(description="Name of an entry of splits.")
     decoder: DecoderConfig = Field(DecoderConfig(), description="The decoder.")
     heads: list[Head] = Field(["nucleus", "hv", "classes"], min_length=1, description="Outputs of the decoder.")
     loss: LossConfig = Field(LossConfig(), description="Loss weights.")
     training: TrainingConfig = Field(TrainingConfig(), description="Optimiser and loop.")
+
+    @property
+    def first_encoder(self) -> str:
+        """Name of the encoder whose grid is the experiment's."""
+        return self.encoder[0]
+
+    @model_validator(mode="after")
+    def _encoders_once(self) -> ExperimentConfig:
+        if len(set(self.encoder)) != len(self.encoder):
+            raise ValueError(f"encoder {list(self.encoder)} names one twice")
+        return self
 
     @model_validator(mode="after")
     def _heads_once(self) -> ExperimentConfig:

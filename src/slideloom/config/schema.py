@@ -81,11 +81,10 @@ def key_sections(model: type[BaseModel] = StudyConfig, path: str = "") -> Iterat
     rows = []
     for name, field in model.model_fields.items():
         kind = _bare(field.annotation)
+        inner = get_args(kind)[1] if get_origin(kind) is dict else kind
         here = f"{path}.{name}" if path else name
-        if get_origin(kind) is dict:
-            below.append((get_args(kind)[1], f"{here}.<name>"))
-        elif isinstance(kind, type) and issubclass(kind, BaseModel):
-            below.append((kind, here))
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            below.append((inner, here if inner is kind else f"{here}.<name>"))
         rows.append(KeyRow(name, _kind(field), _default(field), field.description or ""))
     yield KeySection(path, (model.__doc__ or "").strip().splitlines()[0], tuple(rows))
     for inner, place in below:
@@ -135,9 +134,16 @@ def _kind_words(kind: Any, metadata: list[Any]) -> str:
     if origin is Literal:
         return ", ".join(f"`{one}`" for one in arguments)
     if origin is dict:
-        return "entries by name"
+        return (
+            "entries by name"
+            if isinstance(arguments[1], type) and issubclass(arguments[1], BaseModel)
+            else "texts by name"
+        )
     if origin is list:
         return f"list of {_plural(_kind_words(arguments[0], []))}"
+    if origin is tuple and arguments[-1] is Ellipsis:
+        words = _kind_words(arguments[0], [])
+        return f"{words}, or list of {_plural(words)}"
     if origin is tuple:
         return f"list of {len(arguments)} {_plural(_kind_words(arguments[0], []))}"
     if isinstance(kind, type) and issubclass(kind, BaseModel):

@@ -27,6 +27,10 @@ convolution of each way from the tokens (decoder1, decoder2, decoder3 and the bo
 the 3×3 convolution, normalisation and activation behind it stay, as does everything downstream, and no name changes.
 The first, not a later one, because it is where the maps are smallest and the channel count changes.
 
+Tokens of 14 pixels: no doubling leads from 14 to one, so (as in the Virchow models of CellViT++) all is brought up
+16-fold and then bilinearly to the tile's size just before the header. The image skip sees the image averaged down to
+the 14 pixels a token that the encoder saw, and its result is brought to the tile's size, too.
+
 Two differences from the original, neither visible in a state dict or in evaluation: the skips decoder0 … decoder3 are
 computed once, not once a branch (17 % of a CellViT-256's work at 256 px), and so their running statistics move once a
 training step.
@@ -39,15 +43,17 @@ from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from slideloom.config.model import DecoderConfig, Head
-from slideloom.decoders.blocks import ConvBlock, DeconvBlock, scaled_channels, upsample
+from slideloom.decoders.blocks import scaled_channels
+from slideloom.decoders.branches import Branch, resized, skip_ways
+from slideloom.encoders.base import DECODER_INPUTS, spread
 from slideloom.errors import SlideloomError
 
 __all__ = ["HEADS", "CellViTDecoder", "build_decoder", "decoder_from_recipe", "expand_blocks"]
 
 HEADS: tuple[Head, ...] = get_args(Head)
-_N_TOKENS = 4
 _BRANCH: dict[Head, str] = {
     "nucleus": "nuclei_binary_map_decoder",
     "hv": "hv_map_decoder",
@@ -77,94 +83,7 @@ def expand_blocks(tokens: Sequence[Tensor]) -> list[Tensor]:
     SlideloomError
         No tensor, or more than four.
     """
-    count = len(tokens)
-    if not 1 <= count <= _N_TOKENS:
-        raise SlideloomError(
-            f"{count} encoder blocks for a decoder with {_N_TOKENS} inputs",
-            expected="1 to 4 blocks",
-            hint="Name at most four blocks under the encoder's key blocks",
-            code="decoder_blocks",
-        )
-    return [tokens[-(-(k * count) // _N_TOKENS) - 1] for k in range(1, _N_TOKENS + 1)]
-
-
-def _inner_channels(token_width: int, width: float) -> tuple[int, int, int]:
-    base = (256, 128, 312) if token_width < 512 else (512, 256, 512)
-    a, b, c = (scaled_channels(channels, width) for channels in base)
-    return a, b, c
-
-
-def _skip_ways(
-    token_width: int, image_channels: int, config: DecoderConfig, first_factor: int
-) -> dict[int, nn.Sequential]:
-    """Ways into the branches, by stage (0: the image, 1 … 3: z1 … z3), those that the config asks for."""
-
-    def size(channels: int) -> int:
-        return scaled_channels(channels, config.width)
-
-    a, b, c = _inner_channels(token_width, config.width)
-    rate = config.dropout
-    ways: dict[int, nn.Sequential] = {}
-    if config.image_skip:
-        ways[0] = nn.Sequential(ConvBlock(image_channels, size(32), rate), ConvBlock(size(32), size(64), rate))
-    if config.skips:
-        ways[1] = nn.Sequential(
-            DeconvBlock(token_width, a, rate, first_factor), DeconvBlock(a, b, rate), DeconvBlock(b, size(128), rate)
-        )
-        ways[2] = nn.Sequential(DeconvBlock(token_width, a, rate, first_factor), DeconvBlock(a, size(256), rate))
-        ways[3] = nn.Sequential(DeconvBlock(token_width, c, rate, first_factor))
-    return ways
-
-
-class _Branch(nn.Module):
-    """From z4 and the skips to one output, or to the last feature map when ``n_out`` is None."""
-
-    def __init__(
-        self,
-        token_width: int,
-        config: DecoderConfig,
-        first_factor: int,
-        n_out: int | None,
-        skips: Mapping[int, nn.Module] | None = None,
-    ) -> None:
-        super().__init__()
-        for stage, module in (skips or {}).items():
-            self.add_module(f"decoder{stage}_skip", module)
-
-        def size(channels: int) -> int:
-            return scaled_channels(channels, config.width)
-
-        c = _inner_channels(token_width, config.width)[2]
-        rate = config.dropout
-        c_in = 2 if config.skips else 1
-        image_in = 2 if config.image_skip else 1
-        self.bottleneck_upsampler = upsample(token_width, c, first_factor)
-        self.decoder3_upsampler = nn.Sequential(
-            ConvBlock(c_in * c, c, rate), ConvBlock(c, c, rate), ConvBlock(c, c, rate), upsample(c, size(256), 2)
-        )
-        self.decoder2_upsampler = nn.Sequential(
-            ConvBlock(c_in * size(256), size(256), rate),
-            ConvBlock(size(256), size(256), rate),
-            upsample(size(256), size(128), 2),
-        )
-        self.decoder1_upsampler = nn.Sequential(
-            ConvBlock(c_in * size(128), size(128), rate),
-            ConvBlock(size(128), size(128), rate),
-            upsample(size(128), size(64), 2),
-        )
-        header: list[nn.Module] = [ConvBlock(image_in * size(64), size(64), rate), ConvBlock(size(64), size(64), rate)]
-        if n_out is not None:
-            header.append(nn.Conv2d(size(64), n_out, kernel_size=1))
-        self.decoder0_header = nn.Sequential(*header)
-
-    def forward(self, deepest: Tensor, skips: Mapping[int, Tensor]) -> Tensor:
-        maps: Tensor = self.bottleneck_upsampler(deepest)
-        stages = (self.decoder0_header, self.decoder1_upsampler, self.decoder2_upsampler, self.decoder3_upsampler)
-        for stage in (3, 2, 1, 0):
-            if stage in skips:
-                maps = torch.cat([skips[stage], maps], dim=1)
-            maps = stages[stage](maps)
-        return maps
+    return [tokens[index] for index in spread(len(tokens))]
 
 
 class CellViTDecoder(nn.Module):
@@ -183,15 +102,27 @@ class CellViTDecoder(nn.Module):
         Classes including background.
     token_width : int
         Channels of the token maps.
-    upsampling : {8, 16}
-        Image pixels a token.
+    upsampling : {8, 14, 16}
+        What the convolutions bring the tokens' height and width up by; 14 is short for 16 with ``patch_px`` 14.
     image_channels : int
         Channels of the image that the image skip reads; unused without it.
+    patch_px : {8, 14, 16}, optional
+        Image pixels a token; ``upsampling`` when left out.
+    regression : bool
+        Whether the nucleus branch gives two more channels, as published models with a regression loss do.
+
+    Attributes
+    ----------
+    upsampling : {8, 16}
+        As above.
+    patch_px : {8, 14, 16}
+        As above.
 
     Raises
     ------
     SlideloomError
-        Upsampling other than 8 or 16; no head, or one twice; less than two classes for the class head.
+        Upsampling other than 8, 14 or 16, or one that does not fit the tokens' side; no head, or one twice; less than
+        two classes for the class head; a regression without the nucleus head.
     """
 
     def __init__(
@@ -202,21 +133,29 @@ class CellViTDecoder(nn.Module):
         token_width: int,
         upsampling: int,
         image_channels: int,
+        *,
+        patch_px: int | None = None,
+        regression: bool = False,
     ) -> None:
         super().__init__()
-        _check(heads, n_classes, upsampling)
+        patch_px = upsampling if patch_px is None else patch_px
+        upsampling = 16 if upsampling == 14 else upsampling
+        _check_sides(upsampling, patch_px)
+        _check_heads(heads, n_classes, regression)
         self.config = config
         self.heads: tuple[Head, ...] = tuple(head for head in HEADS if head in heads)
         self.n_classes = n_classes
         self.token_width = token_width
         self.upsampling = upsampling
+        self.patch_px = patch_px
+        self.regression = regression
         self.image_channels = image_channels
         first_factor = 2 if upsampling == 16 else 1
-        outputs: dict[Head, int] = {"nucleus": 2, "hv": 2, "classes": n_classes, "boundary": 1}
-        skips = _skip_ways(token_width, image_channels, config, first_factor)
+        outputs: dict[Head, int] = {"nucleus": 4 if regression else 2, "hv": 2, "classes": n_classes, "boundary": 1}
+        skips = skip_ways(token_width, image_channels, config, first_factor)
         self._skip_stages = tuple(skips)
         if config.branches == "shared":
-            self.decoder = _Branch(token_width, config, first_factor, None, skips)
+            self.decoder = Branch(token_width, config, first_factor, None, skips)
             last = scaled_channels(64, config.width)
             for head in self.heads:
                 self.add_module(_BRANCH[head], nn.Conv2d(last, outputs[head], kernel_size=1))
@@ -224,7 +163,7 @@ class CellViTDecoder(nn.Module):
             for stage, module in skips.items():
                 self.add_module(f"decoder{stage}", module)
             for head in self.heads:
-                self.add_module(_BRANCH[head], _Branch(token_width, config, first_factor, outputs[head]))
+                self.add_module(_BRANCH[head], Branch(token_width, config, first_factor, outputs[head]))
 
     def recipe(self) -> dict[str, Any]:
         """JSON values from which :func:`decoder_from_recipe` builds the same decoder (without its weights)."""
@@ -235,15 +174,33 @@ class CellViTDecoder(nn.Module):
             "token_width": self.token_width,
             "upsampling": self.upsampling,
             "image_channels": self.image_channels,
+            "patch_px": self.patch_px,
+            "regression": self.regression,
         }
 
-    def skip_maps(self, tokens: Sequence[Tensor], image: Tensor | None) -> dict[int, Tensor]:
-        """Maps of the skip ways that every branch reads, by stage: 0 the image, 1 … 3 the tokens."""
+    def last_layer(self, head: Head) -> str:
+        """Name of the 1×1 convolution whose output channels are those of a head."""
+        return _BRANCH[head] if self.config.branches == "shared" else f"{_BRANCH[head]}.decoder0_header.2"
+
+    def skip_maps(
+        self, tokens: Sequence[Tensor], image: Tensor | None, size: tuple[int, int] | None = None
+    ) -> dict[int, Tensor]:
+        """Maps of the skip ways that every branch reads, by stage: 0 the image, 1 … 3 the tokens.
+
+        ``size`` is the height and width of the maps; it matters to tokens of 14 pixels only.
+        """
+        if image is not None and self.patch_px != self.upsampling:
+            image = _as_seen(image, tokens[0], self.patch_px)
         inputs = {0: image, 1: tokens[0], 2: tokens[1], 3: tokens[2]}
         home, suffix = (self.decoder, "_skip") if self.config.branches == "shared" else (self, "")
-        return {stage: home.get_submodule(f"decoder{stage}{suffix}")(inputs[stage]) for stage in self._skip_stages}
+        skips = {stage: home.get_submodule(f"decoder{stage}{suffix}")(inputs[stage]) for stage in self._skip_stages}
+        if size is not None and 0 in skips:
+            skips[0] = resized(skips[0], size)
+        return skips
 
-    def forward(self, tokens: Sequence[Tensor], image: Tensor | None = None) -> dict[Head, Tensor]:
+    def forward(
+        self, tokens: Sequence[Tensor], image: Tensor | None = None, size: tuple[int, int] | None = None
+    ) -> dict[str, Tensor]:
         """Decode.
 
         Parameters
@@ -251,60 +208,95 @@ class CellViTDecoder(nn.Module):
         tokens : sequence of Tensor
             z1 … z4, shallow to deep, each (n, d, h, w); see :func:`expand_blocks`.
         image : Tensor, optional
-            (n, c, H, W) normalised image with H, W = upsampling · (h, w); needed by the image skip only.
+            (n, c, H, W) normalised image; needed by the image skip only.
+        size : (int, int), optional
+            (H, W) of the maps; that of the image, or of the tokens times ``upsampling``, when left out. With tokens of
+            8 or 16 pixels it is ``upsampling`` · (h, w); with tokens of 14 pixels h and w are the whole part of H / 14
+            and W / 14.
 
         Returns
         -------
-        dict of Head to Tensor
-            ``nucleus`` (n, 2, H, W) logits, background first; ``hv`` (n, 2, H, W), x then y; ``classes``
-            (n, n_classes, H, W) logits; ``boundary`` (n, 1, H, W) logits. Only the heads asked for.
+        dict of str to Tensor
+            Of the heads asked for: ``nucleus`` (n, 2, H, W) logits, background first; ``hv`` (n, 2, H, W), x then y;
+            ``classes`` (n, n_classes, H, W) logits; ``boundary`` (n, 1, H, W) logits. With ``regression`` also
+            ``regression`` (n, 2, H, W).
 
         Raises
         ------
         SlideloomError
-            Number or shapes of the inputs do not fit.
+            ``decoder_input``: number or shapes of the inputs do not fit.
         """
-        self._check_inputs(tokens, image)
-        skips = self.skip_maps(tokens, image)
+        size = self._check_inputs(tokens, image, size)
+        skips = self.skip_maps(tokens, image, size)
+        outputs: dict[str, Tensor] = {}
         if self.config.branches == "shared":
-            last = self.decoder(tokens[3], skips)
-            return {head: self.get_submodule(_BRANCH[head])(last) for head in self.heads}
-        return {head: self.get_submodule(_BRANCH[head])(tokens[3], skips) for head in self.heads}
+            last = self.decoder(tokens[3], skips, size)
+            outputs |= {head: self.get_submodule(_BRANCH[head])(last) for head in self.heads}
+        else:
+            outputs |= {head: self.get_submodule(_BRANCH[head])(tokens[3], skips, size) for head in self.heads}
+        if self.regression:
+            both = outputs["nucleus"]
+            outputs |= {"nucleus": both[:, :2], "regression": both[:, 2:]}
+        return outputs
 
-    def _check_inputs(self, tokens: Sequence[Tensor], image: Tensor | None) -> None:
+    def _check_inputs(
+        self, tokens: Sequence[Tensor], image: Tensor | None, size: tuple[int, int] | None
+    ) -> tuple[int, int]:
+        """Refuse what does not fit; returns height and width of the maps."""
         shapes = {tuple(token.shape) for token in tokens}
-        if len(tokens) != _N_TOKENS or len(shapes) != 1:
-            raise SlideloomError(
-                f"token maps of shapes {[tuple(token.shape) for token in tokens]}",
-                where="decoder",
-                expected="four of one shape (n, d, h, w)",
-                code="decoder_input",
+        if len(tokens) != DECODER_INPUTS or len(shapes) != 1:
+            raise _refused(
+                f"token maps of shapes {[tuple(token.shape) for token in tokens]}", "four of one shape (n, d, h, w)"
             )
         count, width, height, breadth = shapes.pop()
         if width != self.token_width:
-            raise SlideloomError(
-                f"tokens are {width} wide", where="decoder", expected=f"{self.token_width}", code="decoder_input"
-            )
-        if not self.config.image_skip:
-            return
-        expected = (count, self.image_channels, self.upsampling * height, self.upsampling * breadth)
-        if image is None or tuple(image.shape) != expected:
+            raise _refused(f"tokens are {width} wide", f"{self.token_width}")
+        exact = self.patch_px == self.upsampling
+        if size is None and image is not None:
+            size = (int(image.shape[-2]), int(image.shape[-1]))
+        elif size is None and exact:
+            size = (self.patch_px * height, self.patch_px * breadth)
+        elif size is None:
+            raise _refused("neither an image nor a size", f"one of them, for tokens of {self.patch_px} pixels")
+        cut = [divmod(side, self.patch_px) for side in size]
+        if [whole for whole, _ in cut] != [height, breadth] or (exact and any(rest for _, rest in cut)):
+            what = f"maps of {size[0]} by {size[1]} pixels from {height} by {breadth} tokens of {self.patch_px} pixels"
+            about = "" if exact else "about "
+            raise _refused(what, f"{about}{self.patch_px * height} by {self.patch_px * breadth} pixels")
+        expected = (count, self.image_channels, *size)
+        if self.config.image_skip and (image is None or tuple(image.shape) != expected):
             got = "no image" if image is None else f"an image of shape {tuple(image.shape)}"
-            raise SlideloomError(got, where="decoder", expected=f"{expected}", code="decoder_input")
+            raise _refused(got, f"{expected}")
+        return size
 
 
-def _check(heads: Sequence[Head], n_classes: int, upsampling: int) -> None:
-    if upsampling not in (8, 16):
+def _as_seen(image: Tensor, tokens: Tensor, patch_px: int) -> Tensor:
+    """The image at the size at which its encoder cut it into whole tokens."""
+    size = (patch_px * tokens.shape[-2], patch_px * tokens.shape[-1])
+    return image if image.shape[-2:] == torch.Size(size) else functional.interpolate(image, size, mode="area")
+
+
+def _refused(what: str, expected: str) -> SlideloomError:
+    return SlideloomError(what, where="decoder", expected=expected, code="decoder_input")
+
+
+def _check_sides(upsampling: int, patch_px: int) -> None:
+    if (upsampling, patch_px) not in ((8, 8), (16, 16), (16, 14)):
         raise SlideloomError(
-            f"the CellViT decoder cannot upsample {upsampling}-fold",
-            expected="8 or 16, the encoder's patch side in pixels",
-            hint="Choose an encoder with tokens of 8 or 16 pixels",
+            f"the CellViT decoder cannot bring tokens of {patch_px} pixels up {upsampling}-fold",
+            expected="8-fold for 8 pixels, 16-fold for 16 or 14",
+            hint="Choose an encoder with tokens of 8, 14 or 16 pixels",
             code="decoder_upsampling",
         )
+
+
+def _check_heads(heads: Sequence[Head], n_classes: int, regression: bool) -> None:
     if not heads or len(set(heads)) != len(heads) or not set(heads) <= set(HEADS):
         raise SlideloomError(f"heads {list(heads)}", expected=f"some of {list(HEADS)}, each once", code="decoder_heads")
     if "classes" in heads and n_classes < 2:
         raise SlideloomError(f"{n_classes} classes", expected="background and at least one more", code="decoder_heads")
+    if regression and "nucleus" not in heads:
+        raise SlideloomError("a regression without the nucleus head", expected="both", code="decoder_heads")
 
 
 def build_decoder(
@@ -315,12 +307,15 @@ def build_decoder(
     upsampling: int,
     image_channels: int,
     seed: int | None = None,
+    *,
+    patch_px: int | None = None,
+    regression: bool = False,
 ) -> CellViTDecoder:
     """Build a decoder with PyTorch's initial weights.
 
     Parameters
     ----------
-    config, heads, n_classes, token_width, upsampling, image_channels
+    config, heads, n_classes, token_width, upsampling, image_channels, patch_px, regression
         As for :class:`CellViTDecoder`.
     seed : int, optional
         Draw the weights from this seed and leave the global generator as it was; left out: draw from the global one.
@@ -330,11 +325,24 @@ def build_decoder(
     CellViTDecoder
         On the CPU, float32, in training mode.
     """
+
+    def build() -> CellViTDecoder:
+        return CellViTDecoder(
+            config,
+            heads,
+            n_classes,
+            token_width,
+            upsampling,
+            image_channels,
+            patch_px=patch_px,
+            regression=regression,
+        )
+
     if seed is None:
-        return CellViTDecoder(config, heads, n_classes, token_width, upsampling, image_channels)
+        return build()
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        return CellViTDecoder(config, heads, n_classes, token_width, upsampling, image_channels)
+        return build()
 
 
 def decoder_from_recipe(recipe: Mapping[str, Any]) -> CellViTDecoder:

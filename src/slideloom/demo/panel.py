@@ -64,7 +64,7 @@ MARKERS: tuple[Marker, ...] = (
     Marker("CD4", "P01730", "membrane", 1100, 100, 0.60),
     Marker("FOXP3", "Q9BZS1", "nucleus", 1200, 80, 1.75),
     Marker("CD8a", "P01732", "membrane", 1600, 70, 0.60),
-    Marker("CD45RO", "P08575", "membrane", 1300, 80, 0.60),
+    Marker("CD45RO", "P08575-4", "membrane", 1300, 80, 0.60),
     Marker("CD20", "P11836", "membrane", 1900, 60, 0.65),
     Marker("PD-L1", "Q9NZQ7", "membrane", 700, 120, 0.60),
     Marker("CD3e", "P07766", "membrane", 1500, 80, 0.60),
@@ -72,7 +72,7 @@ MARKERS: tuple[Marker, ...] = (
     Marker("E-cadherin", "P12830", "membrane", 1600, 110, 0.45),
     Marker("PD-1", "Q15116", "membrane", 650, 110, 0.65),
     Marker("Ki67", "P46013", "nucleus", 2000, 70, 2.10),
-    Marker("Pan-CK", "P04264", "cytoplasm", 2600, 100, 0.40),
+    Marker("Pan-CK", "P05787", "cytoplasm", 2600, 100, 0.40),
     Marker("SMA", "P62736", "cytoplasm", 2200, 120, 0.45),
 )
 

@@ -11,25 +11,33 @@ from slideloom.errors import SlideloomError
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from slideloom.config.model import EncoderConfig
     from slideloom.patches.statistics import ChannelStatistics
     from slideloom.slides.tables import Channel
 
 __all__ = [
+    "DECODER_INPUTS",
     "PATCH_SIDES_PX",
     "RGB",
     "Encoder",
     "EncoderSpec",
     "channel_label",
+    "check_final_norm",
+    "check_own_patch",
     "check_patch_px",
     "check_tile",
+    "encoder_record",
     "even_blocks",
     "resolve_blocks",
+    "spread",
 ]
 
 #: Channel names that every RGB reader gives.
 RGB = ("red", "green", "blue")
 #: Token sides that the decoder can bring back to pixels.
-PATCH_SIDES_PX = (8, 16)
+PATCH_SIDES_PX = (8, 14, 16)
+#: Token maps that a decoder takes, shallow to deep.
+DECODER_INPUTS = 4
 
 
 @dataclass(frozen=True)
@@ -60,6 +68,10 @@ class EncoderSpec:
         Of the published weights; ``none`` where there are no weights.
     source : str
         Where model and published weights come from.
+    prefix_tokens : int
+        Class and register tokens, which are left out of the maps.
+    final_norm : bool
+        Whether the last block's tokens are given after the final normalisation.
     """
 
     name: str
@@ -74,6 +86,8 @@ class EncoderSpec:
     std: tuple[float, ...] = ()
     licence: str = "none"
     source: str = ""
+    prefix_tokens: int = 0
+    final_norm: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         """JSON values."""
@@ -82,6 +96,9 @@ class EncoderSpec:
 
 class Encoder(Protocol):
     """A frozen encoder.
+
+    ``encode`` reads ``blocks`` when it is called, may be called from several threads at once, and gives a tile the same
+    bits whatever its place in a batch of one size.
 
     Attributes
     ----------
@@ -97,6 +114,8 @@ class Encoder(Protocol):
         ``sha256:<digits>`` of the checkpoint, ``random:<seed>``, or ``none`` for an encoder without weights.
     notes : tuple of str
         What a reader of its embeddings must know, such as parts of a checkpoint that were left aside.
+    dropped : tuple of str
+        Markers of the panel that it does not read, on purpose.
     """
 
     spec: EncoderSpec
@@ -107,18 +126,56 @@ class Encoder(Protocol):
     markers: tuple[str, ...]
     weights: str
     notes: tuple[str, ...]
+    dropped: tuple[str, ...]
 
     def to(self, device: str) -> Encoder:
         """Move the weights to a device; returns the same encoder."""
         ...
 
     def preprocess(self, pixels: Tensor, statistics: ChannelStatistics | None) -> Tensor:
-        """Raw pixels (n, c, h, w), exactly the encoder's channels, source dtype → float32 (n, c, h, w), same device."""
+        """Raw pixels (n, c, h, w), exactly the encoder's channels, source dtype → float32 (n, c, h, w), same device.
+
+        Works pixel by pixel: the result is also what a decoder's image skip sees. What mixes pixels (a blur, a change
+        of size) belongs to :meth:`encode`.
+        """
         ...
 
     def encode(self, images: Tensor) -> dict[int, Tensor]:
         """Preprocessed images (n, c, h, w) → by block, tokens (n, h / patch_px, w / patch_px, width)."""
         ...
+
+
+def encoder_record(encoder: Encoder, config: EncoderConfig, precision: str = "fp32") -> dict[str, Any]:
+    """What an artefact says of the encoder that it was made with; JSON values.
+
+    Parameters
+    ----------
+    encoder : Encoder
+        The encoder.
+    config : EncoderConfig
+        The entry that it was built from.
+    precision : str
+        Its arithmetic.
+
+    Returns
+    -------
+    dict
+        ``encoder`` (the config's entry), ``spec``, ``weights``, ``notes``, ``markers``, ``dropped``, ``precision``.
+    """
+    entry = config.model_dump(mode="json")
+    for key in ("checkpoint", "marker_embeddings"):
+        if entry[key] is not None:
+            # Where a file lay on one machine says nothing on another; its digest stands under "weights".
+            entry[key] = entry[key].rsplit("/", 1)[-1]
+    return {
+        "encoder": entry,
+        "spec": encoder.spec.as_dict(),
+        "weights": encoder.weights,
+        "notes": list(encoder.notes),
+        "markers": list(encoder.markers),
+        "dropped": list(encoder.dropped),
+        "precision": precision,
+    }
 
 
 def channel_label(channel: Channel) -> str:
@@ -157,6 +214,83 @@ def resolve_blocks(wanted: Sequence[int], spec: EncoderSpec) -> tuple[int, ...]:
     return blocks
 
 
+def spread(count: int) -> tuple[int, ...]:
+    """Which of an encoder's blocks goes to each input of the decoder, numbered from 0, shallow to deep.
+
+    The deepest block is always the last input's; with fewer than four, neighbours are repeated.
+
+    Raises
+    ------
+    SlideloomError
+        ``decoder_blocks``: no block, or more than four.
+
+    Examples
+    --------
+    >>> spread(1), spread(2), spread(3), spread(4)
+    ((0, 0, 0, 0), (0, 0, 1, 1), (0, 1, 2, 2), (0, 1, 2, 3))
+    """
+    if not 1 <= count <= DECODER_INPUTS:
+        raise SlideloomError(
+            f"{count} encoder blocks for a decoder with {DECODER_INPUTS} inputs",
+            expected=f"1 to {DECODER_INPUTS} blocks",
+            hint="Name at most four blocks under the encoder's key blocks",
+            code="decoder_blocks",
+        )
+    return tuple(-(-(k * count) // DECODER_INPUTS) - 1 for k in range(1, DECODER_INPUTS + 1))
+
+
+def check_own_patch(config: EncoderConfig, spec: EncoderSpec) -> None:
+    """Refuse a config's ``patch_px`` that is not the model's own.
+
+    Raises
+    ------
+    SlideloomError
+        ``encoder_patch_px``.
+    """
+    if config.patch_px not in (None, spec.patch_px):
+        raise SlideloomError(
+            f"patch_px {config.patch_px}",
+            where=config.model,
+            expected=f"{spec.patch_px}, the model's own",
+            hint="Leave patch_px out",
+            code="encoder_patch_px",
+        )
+
+
+def check_final_norm(blocks: tuple[int, ...], spec: EncoderSpec, possible: bool) -> None:
+    """Refuse a final normalisation that the model has not, or that none of the blocks would get.
+
+    Parameters
+    ----------
+    blocks : tuple of int
+        That are handed out.
+    spec : EncoderSpec
+        Of the model.
+    possible : bool
+        Whether the model normalises its last block's tokens.
+
+    Raises
+    ------
+    SlideloomError
+        ``encoder_final_norm``.
+    """
+    if not possible:
+        raise SlideloomError(
+            "final_norm, but the model has no final normalisation of its tokens",
+            where=spec.name,
+            hint="Remove final_norm",
+            code="encoder_final_norm",
+        )
+    if blocks[-1] != spec.depth:
+        raise SlideloomError(
+            f"final_norm, but the blocks are {list(blocks)}",
+            where=spec.name,
+            expected=f"block {spec.depth}, the last, among them",
+            hint="The model's final normalisation was trained for the last block only",
+            code="encoder_final_norm",
+        )
+
+
 def check_patch_px(patch_px: int, name: str) -> None:
     """Refuse token sides that no decoder brings back to pixels.
 
@@ -170,7 +304,7 @@ def check_patch_px(patch_px: int, name: str) -> None:
             f"tokens of {patch_px} px",
             where=name,
             expected=" or ".join(str(side) for side in PATCH_SIDES_PX),
-            hint="The decoder upsamples 8-fold or 16-fold; choose an encoder with one of these patch sizes",
+            hint="The decoder brings tokens of these sides back to pixels; choose such an encoder",
             code="encoder_patch_px",
         )
 

@@ -1,110 +1,274 @@
 """The embedding store: every tile of a slide through a frozen encoder, once, as float16 token maps.
 
-A Zarr group per slide, one array ``block_<k>`` (n, h, w, d) per block, in the order of the patch store's tiles.
-Reading, computing and writing overlap: a thread reads the next batch while the encoder works, shards are written in the
-background. At most two batches of pixels and two shards of every block are in memory.
+A Zarr group per slide, one array ``block_<k>`` (n, h, w, d) per block, in the order of the patch store's tiles. Many
+slides share full batches (:mod:`~slideloom.encoders.batches`); reading, computing and writing overlap
+(:mod:`~slideloom.encoders.lane`). Blocks that an older store holds are taken over when nothing but the choice of
+blocks has changed (:mod:`~slideloom.encoders.token_writer`).
 """
 
 from __future__ import annotations
 
+import copy
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor
 
 from slideloom._version import __version__
-from slideloom.artefacts.files import publish
 from slideloom.artefacts.stage import SCHEMA_VERSION
-from slideloom.artefacts.zarrio import create_array, create_group
 from slideloom.config.model import EncoderConfig
-from slideloom.encoders.base import Encoder, channel_label, check_tile
-from slideloom.errors import SlideError, SlideloomError
-from slideloom.patches.statistics import ChannelStatistics, channel_statistics, marker_indices
+from slideloom.encoders.account import Account
+from slideloom.encoders.base import Encoder, encoder_record
+from slideloom.encoders.batches import SlideWork, tiles_per_batch
+from slideloom.encoders.fit import check_fit, choose_channels, marker_panel, used_statistics
+from slideloom.encoders.forward import Forward
+from slideloom.encoders.lane import Lane
+from slideloom.encoders.token_writer import OlderStore, SlideWriter, find_older
+from slideloom.patches.statistics import ChannelStatistics
 from slideloom.patches.store import PatchStore
+from slideloom.slides.tables import Channel
 
-__all__ = ["choose_channels", "embed_slide", "used_statistics"]
+__all__ = ["Embedder", "Request", "embed_slide"]
 
 _LOG = logging.getLogger(__name__)
-_HALF_MAX = float(np.finfo(np.float16).max)
+Panel = tuple[Channel, ...]
 
 
-def choose_channels(encoder: Encoder, config: EncoderConfig, patches: PatchStore) -> list[int]:
-    """Which channels of a slide the encoder is given, in its own order.
+@dataclass(frozen=True)
+class Request:
+    """A slide to embed.
+
+    Attributes
+    ----------
+    slide_id : str
+        As the caller names it.
+    open_patches : callable
+        Opens its patch store.
+    place : Path
+        The embedding store; an older one is replaced when the new one is whole.
+    base_key : mapping of str to str
+        Digest of everything that the tokens depend on apart from the blocks, by what it is. Empty: nothing is taken
+        over from an older store.
+    """
+
+    slide_id: str
+    open_patches: Callable[[], PatchStore]
+    place: Path
+    base_key: Mapping[str, str] = field(default_factory=dict)
+
+
+class Embedder:
+    """Embeds slides with one entry of the config.
 
     Parameters
     ----------
-    encoder : Encoder
-        Its ``markers`` are wanted.
     config : EncoderConfig
-        With ``markers`` empty, the slide's panel must be exactly the encoder's: no channel is dropped in silence.
-    patches : PatchStore
-        Of the slide.
+        The entry.
+    build : callable
+        Makes the encoder for a panel; called once for each panel that differs, so several slides share it.
+    statistics : ChannelStatistics, optional
+        Of the training slides, for marker encoders with ``scope: training``; their markers are then everyone's panel.
+    uniprot : mapping of str to str
+        Accessions by marker.
+    device : str
+        Such as ``cpu`` or ``cuda``.
+    precision : {"fp32", "bf16"}
+        Arithmetic of the encoder.
+    threads : int, optional
+        Cores to compute on, on CPU; torch's own number when left out. Changes no bit of the result.
+    batch_size : int, optional
+        Tiles of every pass; by the tiles' size and the device when left out. Another number may change last bits.
 
-    Raises
-    ------
-    SlideError
-        ``missing_marker``, or ``panel_mismatch``: the slide has channels that the encoder does not read and that the
-        config does not leave out by naming markers.
+    Attributes
+    ----------
+    account : Account
+        Of everything so far.
     """
-    names = tuple(channel_label(channel) for channel in patches.channels)
-    if not config.markers and names == encoder.markers:
-        return list(range(len(names)))
-    try:
-        chosen = marker_indices(patches.channels, encoder.markers)
-    except SlideError as error:
-        raise SlideError(
-            error.what, where=patches.slide_id, expected=error.expected, hint=error.hint, code=error.code
-        ) from error
-    if not config.markers and sorted(names) != sorted(encoder.markers):
-        extra = [name for index, name in enumerate(names) if index not in chosen]
-        raise SlideError(
-            f"{encoder.spec.name} does not read {', '.join(extra)}",
-            where=patches.slide_id,
-            expected=f"the panel {', '.join(encoder.markers)}",
-            hint="Name the markers that all slides share under the encoder's key markers",
-            code="panel_mismatch",
+
+    def __init__(
+        self,
+        config: EncoderConfig,
+        build: Callable[[Panel], Encoder],
+        *,
+        statistics: ChannelStatistics | None = None,
+        uniprot: Mapping[str, str] | None = None,
+        device: str = "cpu",
+        precision: Literal["fp32", "bf16"] = "fp32",
+        threads: int | None = None,
+        batch_size: int | None = None,
+    ) -> None:
+        self.account = Account()
+        self._config, self._build = config, build
+        self._statistics, self._uniprot = statistics, dict(uniprot or {})
+        self._device, self._precision = device, precision
+        self._threads = threads or torch.get_num_threads()
+        self._batch_size = batch_size
+
+    def run(self, requests: Iterable[Request]) -> Iterator[tuple[str, Account | Exception]]:
+        """Embed slides, in an order of its own.
+
+        Parameters
+        ----------
+        requests : iterable of Request
+            The slides.
+
+        Yields
+        ------
+        (str, Account or Exception)
+            Each slide once, when its store is in its place, with its share of the time; or why it failed:
+            :class:`~slideloom.errors.SlideError` with ``non_finite_embedding`` (NaN, infinite, or too large for
+            float16), ``missing_marker``, ``panel_mismatch``, ``encoder_resolution``, ``encoder_tile_px``,
+            ``encoder_statistics``, what the encoder's builder says; other exceptions as they came.
+
+        Raises
+        ------
+        MemoryError
+            A batch does not fit.
+        """
+        panels: dict[Panel, list[SlideWork]] = {}
+        for request in requests:
+            try:
+                patches = request.open_patches()
+                work = SlideWork(request.slide_id, patches, request.place, request.base_key)
+                panels.setdefault(self._panel(patches), []).append(work)
+            except Exception as error:
+                yield request.slide_id, error
+        with _one_core_each(self._device):
+            for panel, slides in panels.items():
+                for slide in self._run_panel(panel, slides):
+                    if slide.error is None:
+                        _LOG.info("%s: %s", slide.slide_id, slide.account)
+                    yield slide.slide_id, slide.error or slide.account
+        if panels:
+            _LOG.info("all slides: %s", self.account)
+
+    def _panel(self, patches: PatchStore) -> Panel:
+        if patches.is_rgb:
+            return tuple(patches.channels)
+        # The panel of the training slides is the encoder's, in every job.
+        if self._statistics is not None:
+            return marker_panel(self._statistics.markers, self._uniprot)
+        own = {channel.marker: channel.uniprot for channel in patches.channels if channel.uniprot}
+        names = [channel.marker or channel.name for channel in patches.channels]
+        return marker_panel(names, own | self._uniprot)
+
+    def _run_panel(self, panel: Panel, slides: Sequence[SlideWork]) -> Iterator[SlideWork]:
+        start = time.perf_counter()
+        try:
+            encoder = self._build(panel).to(self._device)
+        except Exception as error:
+            for slide in slides:
+                slide.fail(error)
+            yield from slides
+            return
+        seconds = time.perf_counter() - start
+        self.account.add({"build_s": seconds})
+        self.account.seconds += seconds
+        lanes: dict[tuple[tuple[int, ...], int], list[SlideWork]] = {}
+        for slide in slides:
+            slide.older = self._find_older(encoder, slide)
+            held = slide.older.blocks if slide.older else ()
+            missing = tuple(block for block in encoder.blocks if block not in held)
+            lanes.setdefault((missing, slide.patches.tile_px), []).append(slide)
+        for (missing, tile_px), group in lanes.items():
+            if missing:
+                yield from self._run_lane(encoder, missing, tile_px, group)
+            else:
+                yield from self._take_over(encoder, group)
+
+    def _find_older(self, encoder: Encoder, slide: SlideWork) -> OlderStore | None:
+        found = find_older(slide.place, encoder.blocks, encoder.spec, slide.base_key, self._precision)
+        if isinstance(found, str):
+            if found:
+                _LOG.info("%s: every block is computed: %s", slide.slide_id, found)
+            return None
+        missing = [block for block in encoder.blocks if block not in found.blocks]
+        told = [f"{_listed(missing)} computed"] if missing else []
+        told += [f"{_listed(found.blocks)} taken over"]
+        told += [f"{_listed(found.dropped)} dropped"] if found.dropped else []
+        _LOG.info("%s: blocks %s", slide.slide_id, ", ".join(told))
+        return found
+
+    def _run_lane(
+        self, encoder: Encoder, missing: tuple[int, ...], tile_px: int, slides: Sequence[SlideWork]
+    ) -> Iterator[SlideWork]:
+        narrow = copy.copy(encoder)
+        narrow.blocks = missing
+        size = self._batch_size or tiles_per_batch(tile_px, len(encoder.markers), self._device)
+        side = tile_px // encoder.patch_px
+
+        def open_writer(slide: SlideWork) -> SlideWriter:
+            shape = (slide.patches.n, side, side, encoder.width)
+            return SlideWriter(slide.place, shape, missing, slide.older)
+
+        lane = Lane(
+            Forward(narrow, size, self._device, self._precision),
+            self._threads if self._device == "cpu" else 1,
+            pin=self._device != "cpu",
+            prepare=lambda slide: self._prepare(encoder, slide),
+            open_writer=open_writer,
+            finish=lambda slide, writer: writer.finish(self._attributes(encoder, slide)),
         )
-    return chosen
+        yield from lane.run(slides)
+        self.account.n_tiles += lane.account.n_tiles
+        self.account.n_padding += lane.account.n_padding
+        self.account.seconds += lane.account.seconds
+        self.account.add(lane.account.parts)
 
+    def _take_over(self, encoder: Encoder, slides: Sequence[SlideWork]) -> Iterator[SlideWork]:
+        """Stores whose every block lies there already: nothing is computed."""
+        for slide in slides:
+            start = time.perf_counter()
+            try:
+                self._prepare(encoder, slide)
+                SlideWriter(slide.place, (0, 0, 0, 0), (), slide.older).finish(self._attributes(encoder, slide))
+            except Exception as error:
+                slide.fail(error)
+            spent = time.perf_counter() - start
+            for account in (slide.account, self.account):
+                account.add({"write_s": spent})
+                account.seconds += spent
+            yield slide
 
-def used_statistics(
-    encoder: Encoder, config: EncoderConfig, patches: PatchStore, given: ChannelStatistics | None
-) -> ChannelStatistics | None:
-    """Statistics that a slide's channels are normalised with: the given ones, its own, or none for RGB."""
-    if encoder.spec.kind == "rgb":
-        return None
-    if config.normalisation.scope == "training":
-        if given is None:
-            raise SlideloomError(
-                "no channel statistics given",
-                where=encoder.spec.name,
-                expected="those of the training slides (scope: training)",
-                code="encoder_statistics",
-            )
-        return given
-    names = tuple(channel_label(channel) for channel in patches.channels)
-    return channel_statistics([patches], () if names == encoder.markers else encoder.markers, config.normalisation)
+    def _prepare(self, encoder: Encoder, slide: SlideWork) -> None:
+        slide.notes = check_fit(encoder, self._config, slide.patches)
+        slide.chosen = choose_channels(encoder, self._config, slide.patches)
+        if slide.older is None:
+            slide.statistics = used_statistics(encoder, self._config, slide.patches, self._statistics)
+        elif slide.older.attributes["statistics"] is not None:
+            slide.statistics = ChannelStatistics.from_dict(slide.older.attributes["statistics"])
+        for note in slide.notes:
+            _LOG.warning("%s: %s", slide.slide_id, note)
 
-
-def _check_fit(encoder: Encoder, patches: PatchStore) -> None:
-    check_tile(patches.tile_px, encoder.spec)
-    span = encoder.spec.mpp_um
-    # A hundredth of leeway: pixel sizes in file headers are rounded.
-    if span and patches.mpp_um is not None and not span[0] * 0.99 <= patches.mpp_um <= span[1] * 1.01:
-        raise SlideError(
-            f"patches of {patches.mpp_um:g} um/px",
-            where=patches.slide_id,
-            expected=f"{span[0]:g} to {span[1]:g} um/px, what {encoder.spec.name} was made for",
-            hint="Set the grid's mpp_um",
-            code="encoder_resolution",
-        )
+    def _attributes(self, encoder: Encoder, slide: SlideWork) -> dict[str, Any]:
+        patches = slide.patches
+        held = slide.older.attributes["max_abs"] if slide.older else {}
+        largest = {str(block): slide.largest.get(block, held.get(str(block), 0.0)) for block in encoder.blocks}
+        record = encoder_record(encoder, self._config, self._precision)
+        record["notes"] += slide.notes
+        return record | {
+            "schema": SCHEMA_VERSION,
+            "slideloom": __version__,
+            "kind": "embeddings",
+            "slide_id": patches.slide_id,
+            "image": patches.image,
+            "base_key": dict(slide.base_key),
+            "statistics": None if slide.statistics is None else slide.statistics.as_dict(),
+            "channel_indices": slide.chosen,
+            "channel_names": [patches.channels[index].name for index in slide.chosen],
+            "blocks": list(encoder.blocks),
+            "final_norm": encoder.spec.final_norm,
+            "width": encoder.width,
+            "patch_px": encoder.patch_px,
+            "tile_px": patches.tile_px,
+            "n_tiles": patches.n,
+            "max_abs": largest,
+        }
 
 
 def embed_slide(
@@ -114,204 +278,58 @@ def embed_slide(
     statistics: ChannelStatistics | None,
     place: Path,
     *,
-    batch_size: int = 16,
+    batch_size: int | None = None,
     device: str = "cpu",
     precision: Literal["fp32", "bf16"] = "fp32",
 ) -> dict[str, float]:
-    """Encode every tile of a slide and store the tokens.
+    """Encode every tile of one slide and store the tokens.
 
     Parameters
     ----------
     encoder : Encoder
-        Built once by the caller, whatever the number of slides; moved to ``device`` here.
-    config : EncoderConfig
-        The entry that it was built from.
+        Built from ``config``.
+    config, statistics, device, precision, batch_size
+        As :class:`Embedder` has them.
     patches : PatchStore
         The slide's tiles.
-    statistics : ChannelStatistics or None
-        For marker encoders with ``scope: training``. With ``scope: slide`` they are measured here; RGB encoders need
-        none.
     place : Path
         The store; an older one is replaced when the new one is whole.
-    batch_size : int
-        Tiles a pass; only the slide's last batch is smaller.
-    device : str
-        Such as ``cpu`` or ``cuda``.
-    precision : {"fp32", "bf16"}
-        Arithmetic of the encoder.
 
     Returns
     -------
     dict of str to float
-        ``n_tiles``; ``seconds`` in all; of these ``read_s`` waiting for pixels, ``forward_s`` computing (transfers
-        included) and ``write_s`` waiting for the disk.
+        See :meth:`~slideloom.encoders.account.Account.as_dict`.
 
     Raises
     ------
     SlideError
-        ``non_finite_embedding``: NaN, infinite, or too large for float16. ``missing_marker``, ``panel_mismatch``,
-        ``encoder_resolution``.
-    SlideloomError
-        ``encoder_tile_px``, ``encoder_statistics``.
+        See :meth:`Embedder.run`.
     """
-    start = time.perf_counter()
-    _check_fit(encoder, patches)
-    chosen = choose_channels(encoder, config, patches)
-    used = used_statistics(encoder, config, patches, statistics)
-    encoder.to(device)
-    side = patches.tile_px // encoder.patch_px
-    account = {"n_tiles": float(patches.n), "seconds": 0.0, "read_s": 0.0, "forward_s": 0.0, "write_s": 0.0}
-    largest = dict.fromkeys(encoder.blocks, 0.0)
-    with publish(place) as draft:
-        shape = (patches.n, side, side, encoder.width)
-        arrays = {block: _ShardWriter(draft / f"block_{block}", shape) for block in encoder.blocks}
-        for first, pixels in _read_ahead(patches, chosen, batch_size, account):
-            mark = time.perf_counter()
-            with torch.inference_mode(), torch.autocast(torch.device(device).type, torch.bfloat16, precision == "bf16"):
-                tokens = encoder.encode(encoder.preprocess(pixels.to(device), used))
-                for block, value in tokens.items():
-                    largest[block] = max(largest[block], _largest(value, block, patches, first))
-                host = {block: value.to(torch.float16).cpu().numpy() for block, value in tokens.items()}
-            account["forward_s"] += time.perf_counter() - mark
-            mark = time.perf_counter()
-            for block, rows in host.items():
-                arrays[block].add(rows)
-            account["write_s"] += time.perf_counter() - mark
-        mark = time.perf_counter()
-        for array in arrays.values():
-            array.close()
-        create_group(draft, _attributes(encoder, config, patches, chosen, used, largest, precision))
-        account["write_s"] += time.perf_counter() - mark
-    account["seconds"] = time.perf_counter() - start
-    _LOG.info(
-        "%s: %d tiles in %.1f s (%.1f tiles/s; reading %.1f s, computing %.1f s, writing %.1f s)",
-        patches.slide_id,
-        patches.n,
-        account["seconds"],
-        patches.n / max(account["seconds"], 1e-9),
-        account["read_s"],
-        account["forward_s"],
-        account["write_s"],
+    embedder = Embedder(
+        config,
+        lambda panel: encoder,
+        statistics=statistics,
+        device=device,
+        precision=precision,
+        batch_size=batch_size,
     )
-    return account
+    for _, outcome in embedder.run([Request(patches.slide_id, lambda: patches, place)]):
+        if isinstance(outcome, Exception):
+            raise outcome
+    return embedder.account.as_dict()
 
 
-def _attributes(
-    encoder: Encoder,
-    config: EncoderConfig,
-    patches: PatchStore,
-    chosen: Sequence[int],
-    statistics: ChannelStatistics | None,
-    largest: Mapping[int, float],
-    precision: str,
-) -> dict[str, Any]:
-    entry = config.model_dump(mode="json")
-    if config.checkpoint is not None:
-        # Where a file lay on one machine says nothing on another; its digest stands under "weights".
-        entry["checkpoint"] = config.checkpoint.name
-    return {
-        "schema": SCHEMA_VERSION,
-        "slideloom": __version__,
-        "kind": "embeddings",
-        "slide_id": patches.slide_id,
-        "image": patches.image,
-        "encoder": entry,
-        "spec": encoder.spec.as_dict(),
-        "weights": encoder.weights,
-        "notes": list(encoder.notes),
-        "statistics": None if statistics is None else statistics.as_dict(),
-        "channel_indices": list(chosen),
-        "channel_names": [patches.channels[index].name for index in chosen],
-        "markers": list(encoder.markers),
-        "blocks": list(encoder.blocks),
-        "width": encoder.width,
-        "patch_px": encoder.patch_px,
-        "tile_px": patches.tile_px,
-        "n_tiles": patches.n,
-        "max_abs": {str(block): value for block, value in largest.items()},
-        "precision": precision,
-    }
+def _listed(blocks: Sequence[int]) -> str:
+    return ", ".join(map(str, blocks))
 
 
-def _largest(tokens: Tensor, block: int, patches: PatchStore, first: int) -> float:
-    """Largest magnitude of a batch; refuses what float16 cannot hold."""
-    if not tokens.numel():
-        return 0.0
-    largest = float(tokens.abs().amax())
-    # NaN compares false.
-    if largest <= _HALF_MAX:
-        return largest
-    fits = (tokens.abs() <= _HALF_MAX).flatten(1).all(1)
-    tile = first + int(torch.nonzero(~fits)[0])
-    raise SlideError(
-        f"block {block} gives {largest:g} in tile {tile} (row {patches.row[tile]}, column {patches.col[tile]})",
-        where=patches.slide_id,
-        expected=f"finite numbers up to {_HALF_MAX:g}",
-        hint="Look at the tile's pixels, and at the checkpoint",
-        code="non_finite_embedding",
-    )
-
-
-def _read_ahead(
-    patches: PatchStore, chosen: Sequence[int], size: int, account: dict[str, float]
-) -> Iterator[tuple[int, Tensor]]:
-    """Index of the first tile and pixels of each batch, the next one being read meanwhile."""
-    every = list(chosen) == list(range(len(patches.channels)))
-
-    def read(first: int) -> Tensor:
-        pixels = patches.pixels(slice(first, min(first + size, patches.n)))
-        return torch.from_numpy(np.ascontiguousarray(pixels if every else pixels[:, list(chosen)]))
-
-    starts = range(0, patches.n, size)
-    with ThreadPoolExecutor(1, thread_name_prefix="patches") as reader:
-        ahead = reader.submit(read, 0) if patches.n else None
-        for first in starts:
-            mark = time.perf_counter()
-            pixels = ahead.result() if ahead is not None else read(first)
-            account["read_s"] += time.perf_counter() - mark
-            following = first + size
-            ahead = reader.submit(read, following) if following < patches.n else None
-            yield first, pixels
-
-
-class _ShardWriter:
-    """Gathers rows and writes whole shards, one in the background while the next one fills."""
-
-    def __init__(self, path: Path, shape: tuple[int, int, int, int]) -> None:
-        self._array = create_array(path, shape, np.float16, dimension_names=("tile", "y", "x", "feature"))
-        shard = self._array.chunk_layout.write_chunk.shape
-        self._rows = min(shape[0], int(shard[0] or 1)) if shard else shape[0]
-        self._shape = shape[1:]
-        self._buffer: NDArray[np.float16] | None = None
-        self._filled = 0
-        self._start = 0
-        self._pending: Any = None
-
-    def add(self, rows: NDArray[np.float16]) -> None:
-        done = 0
-        while done < len(rows):
-            if self._buffer is None:
-                self._buffer = np.empty((self._rows, *self._shape), np.float16)
-            part = rows[done : done + self._rows - self._filled]
-            self._buffer[self._filled : self._filled + len(part)] = part
-            self._filled += len(part)
-            done += len(part)
-            if self._filled == self._rows:
-                self._flush()
-
-    def _flush(self) -> None:
-        if self._buffer is None:
-            return
-        self._wait()
-        stop = self._start + self._filled
-        self._pending = self._array[self._start : stop].write(self._buffer[: self._filled])
-        self._start, self._filled, self._buffer = stop, 0, None
-
-    def _wait(self) -> None:
-        if self._pending is not None:
-            self._pending.result()
-            self._pending = None
-
-    def close(self) -> None:
-        self._flush()
-        self._wait()
+@contextmanager
+def _one_core_each(device: str) -> Iterator[None]:
+    """On CPU, every thread of the block computes on one core."""
+    threads = torch.get_num_threads()
+    if device == "cpu":
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

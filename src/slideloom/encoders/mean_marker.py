@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 from torch.nn import functional
 
 from slideloom.config.model import EncoderConfig
 from slideloom.encoders.base import EncoderSpec, channel_label, check_patch_px, check_tile, resolve_blocks
-from slideloom.errors import SlideloomError
+from slideloom.encoders.normalise import normalise
 from slideloom.patches.statistics import ChannelStatistics, marker_indices
 from slideloom.slides.tables import Channel
 
@@ -26,7 +25,7 @@ class MeanMarker:
     ----------
     markers : sequence of str
         Name of each channel, in order.
-    patch_px : {8, 16}
+    patch_px : {8, 14, 16}
         Side of a token's square.
     """
 
@@ -38,6 +37,7 @@ class MeanMarker:
         self.blocks: tuple[int, ...] = (1,)
         self.weights = "none"
         self.notes: tuple[str, ...] = ()
+        self.dropped: tuple[str, ...] = ()
         self.spec = EncoderSpec(
             name="mean_marker",
             kind="markers",
@@ -54,14 +54,14 @@ class MeanMarker:
         return self
 
     def preprocess(self, pixels: Tensor, statistics: ChannelStatistics | None) -> Tensor:
-        """Clip, take the logarithm, standardise: :meth:`ChannelStatistics.apply` on the pixels' own device.
+        """Clip, take the logarithm, standardise: see :func:`~slideloom.encoders.normalise.normalise`.
 
         Parameters
         ----------
         pixels : Tensor
             (n, c, h, w) raw intensities, channels in the order of ``markers``.
         statistics : ChannelStatistics
-            Of the same markers in the same order.
+            Of the same markers in the same order, with clipping points.
 
         Returns
         -------
@@ -71,29 +71,10 @@ class MeanMarker:
         Raises
         ------
         SlideloomError
-            ``encoder_statistics``: none given, or of other markers. ``encoder_channels``: another number of channels.
+            ``encoder_statistics``: none given, of other markers, or without clipping points. ``encoder_channels``:
+            another number of channels.
         """
-        if statistics is None or statistics.markers != self.markers:
-            got = "none" if statistics is None else ", ".join(statistics.markers)
-            raise SlideloomError(
-                f"channel statistics of {got}",
-                where="mean_marker",
-                expected=", ".join(self.markers),
-                hint="Run the statistics stage for this encoder again",
-                code="encoder_statistics",
-            )
-        if pixels.shape[1] != self.width:
-            raise SlideloomError(
-                f"{pixels.shape[1]} channels", where="mean_marker", expected=str(self.width), code="encoder_channels"
-            )
-        columns = torch.tensor(
-            [statistics.clip, statistics.mean, statistics.std], dtype=torch.float32, device=pixels.device
-        )
-        clip, mean, std = columns[:, :, None, None]
-        values = torch.minimum(pixels.to(torch.float32), clip)
-        if statistics.log1p:
-            values = values.clamp_min_(0).log1p_()
-        return values.sub_(mean).div_(std)
+        return normalise(pixels, statistics, self.markers, self.spec.name)
 
     def encode(self, images: Tensor) -> dict[int, Tensor]:
         """Mean over each ``patch_px`` square: (n, c, h, w) → {1: (n, h / patch_px, w / patch_px, c)}."""
@@ -108,7 +89,7 @@ def build_mean_marker(config: EncoderConfig, channels: Sequence[Channel]) -> Mea
     Parameters
     ----------
     config : EncoderConfig
-        ``markers`` (empty: every channel), ``patch_px`` (8 or 16, default 8).
+        ``markers`` (empty: every channel), ``patch_px`` (8, 14 or 16; default 8).
     channels : sequence of Channel
         Of a slide of the study; they settle the markers when the config leaves them open.
 

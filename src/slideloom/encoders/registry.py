@@ -1,111 +1,65 @@
-"""The encoders that a config may name. Importing this loads neither torch nor timm; building one does."""
+"""From a config's entry to an encoder. Importing this loads neither torch nor timm; building one does."""
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable, Mapping, Sequence
 
+from slideloom.config.catalogue import EncoderEntry, Family, find_entry, nearest_entries
 from slideloom.config.model import EncoderConfig
 from slideloom.encoders.base import RGB, Encoder, channel_label
 from slideloom.errors import SlideloomError
 from slideloom.slides.tables import Channel
 
-__all__ = ["EncoderEntry", "build_encoder", "find_encoder", "list_encoders"]
+__all__ = ["build_encoder", "find_encoder"]
 
-Build = Callable[[EncoderConfig, Sequence[Channel]], Encoder]
-_ANY = "<name>"
+Build = Callable[[EncoderConfig, EncoderEntry, Sequence[Channel]], Encoder]
 
 
-def _mean_marker(config: EncoderConfig, channels: Sequence[Channel]) -> Encoder:
+def _mean_marker(config: EncoderConfig, entry: EncoderEntry, channels: Sequence[Channel]) -> Encoder:
     from slideloom.encoders.mean_marker import build_mean_marker
 
     return build_mean_marker(config, channels)
 
 
-def _timm(config: EncoderConfig, channels: Sequence[Channel]) -> Encoder:
+def _virtues(config: EncoderConfig, entry: EncoderEntry, channels: Sequence[Channel]) -> Encoder:
+    from slideloom.encoders.virtues import build_virtues
+
+    return build_virtues(config, entry, channels)
+
+
+def _cellvit(config: EncoderConfig, entry: EncoderEntry, channels: Sequence[Channel]) -> Encoder:
+    from slideloom.encoders.cellvit import build_cellvit
+
+    return build_cellvit(config, entry)
+
+
+def _timm(config: EncoderConfig, entry: EncoderEntry, channels: Sequence[Channel]) -> Encoder:
     from slideloom.encoders.timm_vit import build_timm
 
-    return build_timm(config)
+    return build_timm(config, entry)
 
 
-@dataclass(frozen=True)
-class EncoderEntry:
-    """One line of the registry.
-
-    Attributes
-    ----------
-    name : str
-        What the config's ``model`` says; ``<name>`` stands for a model's own name.
-    kind : {"rgb", "markers"}
-        What it reads.
-    weights : bool
-        Whether it needs a checkpoint, or a seed to run without.
-    summary, licence, source : str
-        For people.
-    build : callable
-        Makes one from its config and a slide's channels.
-    """
-
-    name: str
-    kind: Literal["rgb", "markers"]
-    weights: bool
-    summary: str
-    licence: str
-    source: str
-    build: Build
-
-    def matches(self, model: str) -> bool:
-        """Whether ``model`` names this entry."""
-        if self.name.endswith(_ANY):
-            family = self.name.removesuffix(_ANY)
-            return model.startswith(family) and len(model) > len(family)
-        return model == self.name
-
-
-_ENTRIES = (
-    EncoderEntry(
-        name="mean_marker",
-        kind="markers",
-        weights=False,
-        summary="mean of each normalised marker in squares of patch_px (8 or 16): the baseline",
-        licence="none",
-        source="Slideloom",
-        build=_mean_marker,
-    ),
-    EncoderEntry(
-        name="timm/<name>",
-        kind="rgb",
-        weights=True,
-        summary="any plain vision transformer of timm with tokens of 8 or 16 px",
-        licence="depends on the weights",
-        source="https://github.com/huggingface/pytorch-image-models",
-        build=_timm,
-    ),
-)
-
-
-def list_encoders() -> tuple[EncoderEntry, ...]:
-    """Every entry."""
-    return _ENTRIES
+_BUILDERS: Mapping[Family, Build] = {
+    "mean_marker": _mean_marker,
+    "virtues": _virtues,
+    "cellvit": _cellvit,
+    "timm": _timm,
+}
 
 
 def find_encoder(model: str) -> EncoderEntry:
-    """The entry that a config's ``model`` names.
+    """The catalogue's entry that a config's ``model`` names.
 
     Raises
     ------
     SlideloomError
         ``encoder_model``: there is none.
     """
-    for entry in _ENTRIES:
-        if entry.matches(model):
-            return entry
-    names = [entry.name for entry in _ENTRIES]
-    near = difflib.get_close_matches(model.split("/")[0], [name.split("/")[0] for name in names], 1, 0.5)
-    likely = [name for name in names if near and name.split("/")[0] == near[0]]
-    raise SlideloomError(f"there is no encoder {model!r}", expected=" or ".join(likely or names), code="encoder_model")
+    entry = find_entry(model)
+    if entry is None:
+        expected = " or ".join(nearest_entries(model))
+        raise SlideloomError(f"there is no encoder {model!r}", expected=expected, code="encoder_model")
+    return entry
 
 
 def build_encoder(config: EncoderConfig, channels: Sequence[Channel]) -> Encoder:
@@ -149,4 +103,4 @@ def build_encoder(config: EncoderConfig, channels: Sequence[Channel]) -> Encoder
             hint="Give it a grid of an RGB image and no markers",
             code="encoder_channels",
         )
-    return entry.build(config, channels)
+    return _BUILDERS[entry.family](config, entry, channels)

@@ -26,7 +26,7 @@ class EmbeddingStore:
     Parameters
     ----------
     path : Path
-        Zarr group that :func:`embed_slide` wrote.
+        Zarr group that :mod:`~slideloom.encoders.embed` wrote.
 
     Attributes
     ----------
@@ -42,6 +42,10 @@ class EmbeddingStore:
         Token length; side of a token and of a tile in pixels.
     markers : tuple of str
         Channels that the encoder read, in order.
+    dropped : tuple of str
+        Markers of its panel that it left out on purpose.
+    final_norm : bool
+        Whether the encoder's last block was stored after the final normalisation.
     statistics : ChannelStatistics or None
         What the pixels were normalised with; None for RGB encoders.
     weights : str
@@ -69,6 +73,8 @@ class EmbeddingStore:
         self.patch_px: int = about["patch_px"]
         self.tile_px: int = about["tile_px"]
         self.markers: tuple[str, ...] = tuple(about["markers"])
+        self.dropped: tuple[str, ...] = tuple(about["dropped"])
+        self.final_norm: bool = about["final_norm"]
         self.weights: str = about["weights"]
         kept = about["statistics"]
         self.statistics = None if kept is None else ChannelStatistics.from_dict(kept)

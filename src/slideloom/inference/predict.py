@@ -100,7 +100,7 @@ def predict_slide(
         blender = RowBlender(*shape, layout.channels, tiles.tile_px, tiles.stride_px)
         for batch in _ahead(tiles.batches(batch_size), account):
             mark = time.perf_counter()
-            values = _forward(decoder, batch, layout, precision, device)
+            values = _forward(decoder, batch, tiles.tile_px, layout, precision, device)
             account["forward_s"] += time.perf_counter() - mark
             for y_px, x_px, tile in zip(batch.y_px.tolist(), batch.x_px.tolist(), values, strict=True):
                 _spend(account, blender.add(y_px, x_px, tile), writer.add)
@@ -232,14 +232,14 @@ class _MapWriter:
 
 
 def _forward(
-    decoder: CellViTDecoder, batch: TileBatch, layout: _Layout, precision: str, device: str
+    decoder: CellViTDecoder, batch: TileBatch, tile_px: int, layout: _Layout, precision: str, device: str
 ) -> NDArray[np.float32]:
     with torch.inference_mode(), torch.autocast(torch.device(device).type, torch.bfloat16, precision == "bf16"):
         tokens = [token.to(device, non_blocking=True).float() for token in batch.tokens]
         image = batch.image
         if image is not None:
             image = image.to(device, non_blocking=True).contiguous(memory_format=torch.channels_last)
-        values: NDArray[np.float32] = layout.join(decoder(tokens, image)).cpu().numpy()
+        values: NDArray[np.float32] = layout.join(decoder(tokens, image, (tile_px, tile_px))).cpu().numpy()
     return values
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +16,9 @@ from torch import Tensor
 from slideloom.config.model import EncoderConfig, GridConfig
 from slideloom.decoders.cellvit import expand_blocks
 from slideloom.encoders.base import Encoder
-from slideloom.encoders.embed import choose_channels, used_statistics
-from slideloom.encoders.store import EmbeddingStore
+from slideloom.encoders.fit import check_fit, choose_channels, used_statistics
+from slideloom.encoders.fused import TokenReader, numbered_levels
+from slideloom.encoders.lattice import TokenFrame, TokenLattice
 from slideloom.patches.bands import read_bands
 from slideloom.patches.statistics import ChannelStatistics
 from slideloom.patches.store import PatchStore
@@ -31,6 +32,8 @@ from slideloom.training.stored import pixel_table
 __all__ = ["LiveTiles", "StoredTiles", "TileBatch", "TileSource"]
 
 _WHITE = 255
+#: Indices of tiles, their pixels, and tokens by further encoder (numbered from 0) and block.
+_Piece = tuple[NDArray[np.intp], NDArray[np.generic], dict[tuple[int, int], NDArray[np.float16]]]
 
 
 @dataclass(frozen=True)
@@ -75,15 +78,15 @@ class StoredTiles:
     ----------
     patches : PatchStore
         Pixels.
-    embeddings : EmbeddingStore
+    embeddings : EmbeddingStore or FusedEmbeddings
         Tokens; they tell how the pixels were normalised.
-    blocks : sequence of int
-        Blocks that the decoder reads.
+    blocks : tuple of int
+        Blocks, or levels of several encoders, that the decoder reads.
     image : bool
         Whether it reads the image.
     """
 
-    def __init__(self, patches: PatchStore, embeddings: EmbeddingStore, blocks: tuple[int, ...], image: bool) -> None:
+    def __init__(self, patches: PatchStore, embeddings: TokenReader, blocks: tuple[int, ...], image: bool) -> None:
         self.n, self.tile_px = patches.n, patches.tile_px
         self.stride_px = int(patches.attributes["stride_px"])
         self.height_px, self.width_px, self.scale = patches.height_px, patches.width_px, patches.scale
@@ -111,6 +114,9 @@ class StoredTiles:
 class LiveTiles:
     """Tiles cut from the slide with overlap and encoded on the fly; nothing is stored.
 
+    Of several encoders, the first sees the tiles; the tokens of the others are taken from their stores, beneath each
+    tile.
+
     Parameters
     ----------
     row, root, facts
@@ -133,6 +139,16 @@ class LiveTiles:
         Where the encoder runs.
     precision : {"fp32", "bf16"}
         Arithmetic of the encoder.
+    others : sequence of TokenLattice
+        Stored tokens of every further encoder.
+    blocks : tuple of int, optional
+        Blocks, or levels of several encoders, that the decoder reads; all when left out.
+
+    Raises
+    ------
+    SlideError, SlideloomError
+        As :func:`~slideloom.encoders.fit.check_fit`, :func:`~slideloom.encoders.fit.choose_channels` and
+        :func:`~slideloom.encoders.fit.used_statistics`; whatever keeps the image from being read.
     """
 
     def __init__(
@@ -149,6 +165,8 @@ class LiveTiles:
         statistics: ChannelStatistics | None,
         device: str,
         precision: Literal["fp32", "bf16"] = "fp32",
+        others: Sequence[TokenLattice] = (),
+        blocks: tuple[int, ...] | None = None,
     ) -> None:
         self._facts = facts.image(grid.image)
         self._source = image_source(row, grid.image, root)
@@ -161,28 +179,54 @@ class LiveTiles:
         self._keep = np.flatnonzero(share >= grid.min_tissue) if grid.min_tissue > 0 else np.arange(self._tiles.n)
         self.n = int(self._keep.size)
         self._encoder, self._device, self._half = encoder.to(device), device, precision == "bf16"
+        check_fit(encoder, config, patches)
         self._channels = choose_channels(encoder, config, patches)
         self._statistics = used_statistics(encoder, config, patches, statistics)
+        self._others = tuple(others)
+        self._frame = TokenFrame(self._facts.mpp_um * self.scale, self.tile_px, encoder.patch_px)
+        levels = numbered_levels([encoder.blocks, *(other.blocks for other in others)])
+        self._levels = [levels[number] for number in blocks or levels]
 
     def batches(self, batch_size: int) -> Iterator[TileBatch]:
         """Give the tiles in full batches, reading the next while these are encoded."""
         with ThreadPoolExecutor(1) as pool:
-            pixels = self._pixels(batch_size)
-            waiting = pool.submit(next, pixels, None)
-            first = 0
-            while (batch := waiting.result()) is not None:
-                waiting = pool.submit(next, pixels, None)
-                indices = self._keep[first : first + len(batch)]
-                first += len(batch)
-                images = self._encoder.preprocess(torch.from_numpy(batch).to(self._device), self._statistics)
+            pieces = self._pieces(batch_size)
+            waiting = pool.submit(next, pieces, None)
+            while (piece := waiting.result()) is not None:
+                waiting = pool.submit(next, pieces, None)
+                indices, pixels, sampled = piece
+                images = self._encoder.preprocess(torch.from_numpy(pixels).to(self._device), self._statistics)
                 with torch.autocast(torch.device(self._device).type, torch.bfloat16, self._half):
                     tokens = self._encoder.encode(images)
                 yield TileBatch(
                     self._tiles.y_px[indices],
                     self._tiles.x_px[indices],
-                    expand_blocks([tokens[block].permute(0, 3, 1, 2) for block in sorted(tokens)]),
+                    expand_blocks([self._joined(tokens, sampled, level) for level in self._levels]),
                     images,
                 )
+
+    def _joined(
+        self, own: Mapping[int, Tensor], sampled: Mapping[tuple[int, int], NDArray[np.float16]], level: tuple[int, ...]
+    ) -> Tensor:
+        """Tokens of all encoders at one level, (k, d, h, w)."""
+        joined = own[level[0]]
+        if self._others:
+            parts = [torch.from_numpy(sampled[key]).to(self._device) for key in enumerate(level[1:])]
+            joined = torch.cat([joined.float(), *(part.float() for part in parts)], dim=-1)
+        return joined.permute(0, 3, 1, 2)
+
+    def _pieces(self, batch_size: int) -> Iterator[_Piece]:
+        """What the encoder is fed batch by batch, and the further encoders' tokens there."""
+        first = 0
+        wanted = sorted({key for level in self._levels for key in enumerate(level[1:])})
+        for pixels in self._pixels(batch_size):
+            indices = self._keep[first : first + len(pixels)]
+            first += len(pixels)
+            y_px, x_px = self._tiles.y_px[indices], self._tiles.x_px[indices]
+            sampled = {
+                (number, block): self._others[number].sample(block, y_px, x_px, self._frame) for number, block in wanted
+            }
+            yield indices, pixels, sampled
 
     def _pixels(self, batch_size: int) -> Iterator[NDArray[np.generic]]:
         """Chosen channels of the tiles, in batches that do not follow the reader's own pieces."""

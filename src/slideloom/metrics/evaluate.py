@@ -125,7 +125,13 @@ def evaluate_slide(
         figures["mpq"] = mean_defined([line["pq"] for line in present if line["n_gt"]])
         figures["dice_macro"] = mean_defined([line["dice"] for line in present])
         figures["dice_macro_with_background"] = mean_defined([line["dice"] for line in per_class])
-    made_from = {"slide_id": row.slide_id, "image": image, "evaluation": config.model_dump(mode="json"), "scale": scale}
+    made_from = {
+        "slide_id": row.slide_id,
+        "image": image,
+        "evaluation": config.model_dump(mode="json"),
+        "scale": scale,
+        "maps": attributes,  # they name the decoder and the encoder's weights
+    }
     write_table(CLASS_METRICS, [of_slide | line for line in per_class], place / "classes.parquet", made_from=made_from)
     write_table(SLIDE_METRICS, [of_slide | figures], place / "slide.parquet", made_from=made_from)
     _LOG.info(

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import shapely
 import tensorstore as ts
 from numpy.typing import NDArray
 
@@ -32,7 +33,7 @@ from slideloom.slides.grid import TileGrid, grid_scale, grid_size
 from slideloom.slides.image import SlideImage
 from slideloom.slides.open import open_image
 from slideloom.slides.sheet import SlideRow
-from slideloom.slides.tissue import read_tissue, tissue_fraction
+from slideloom.slides.tissue import read_tissue, tissue_fraction, tissue_on_grid
 
 __all__ = ["cut_patches"]
 
@@ -62,7 +63,7 @@ def cut_patches(row: SlideRow, root: Path, facts: SlideFacts, tissue_path: Path,
     place : Path
         Zarr group to write: ``pixels`` (n, c, p, p) in the source's dtype; ``row``, ``col``, ``y_px``, ``x_px`` (grid
         pixels), ``height_valid``, ``width_valid`` (n) int32; ``y_lv0_px``, ``x_lv0_px`` (n) float64; ``tissue`` (n)
-        float32.
+        float32; ``outline`` (bytes) uint8, the tissue in grid pixels as well-known binary.
 
     Raises
     ------
@@ -80,7 +81,8 @@ def cut_patches(row: SlideRow, root: Path, facts: SlideFacts, tissue_path: Path,
             image.mpp_um,
         )
     tiles = TileGrid.make(*grid_size(*image.shape, scale), grid.tile_px, grid.step_px)
-    share = tissue_fraction(read_tissue(tissue_path), facts, grid.image, tiles, scale)
+    polygons = read_tissue(tissue_path)
+    share = tissue_fraction(polygons, facts, grid.image, tiles, scale)
     keep = np.flatnonzero(share >= grid.min_tissue) if grid.min_tissue > 0 else np.arange(tiles.n)
     if not keep.size:
         raise SlideError(
@@ -92,6 +94,8 @@ def cut_patches(row: SlideRow, root: Path, facts: SlideFacts, tissue_path: Path,
     with publish(place) as draft:
         create_group(draft, _attributes(facts, image, grid, tiles, scale, keep))
         _write_places(draft, tiles, scale, share, keep)
+        outline = shapely.to_wkb(tissue_on_grid(polygons, facts, grid.image, scale))
+        write_array(draft / "outline", np.frombuffer(outline, np.uint8))
         codec: Codec = "none" if image.is_rgb or np.dtype(image.dtype).kind == "f" else "counts"
         shape = (keep.size, image.n_channels, grid.tile_px, grid.tile_px)
         pixels = create_array(
@@ -151,6 +155,7 @@ def _attributes(
             "y_lv0_px": "level-0 px",
             "x_lv0_px": "level-0 px",
             "tissue": "share of the tile's part on the slide",
+            "outline": "x y in grid px, WKB",
             "height_valid": "grid px",
             "width_valid": "grid px",
         },

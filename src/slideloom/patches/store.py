@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tensorstore as ts
@@ -18,6 +18,9 @@ from slideloom.artefacts.zarrio import (
 )
 from slideloom.config.model import Modality
 from slideloom.slides.tables import Channel
+
+if TYPE_CHECKING:
+    import shapely
 
 __all__ = ["Indices", "PatchStore", "read_rows", "rows_per_shard"]
 
@@ -117,6 +120,13 @@ class PatchStore:
     def width_valid(self) -> NDArray[np.int32]:
         """Pixel columns of each tile that lie on the slide, (n,)."""
         return self._column("width_valid")
+
+    @cached_property
+    def outline(self) -> shapely.Geometry:
+        """The slide's tissue, (x, y) in grid pixels."""
+        import shapely
+
+        return shapely.from_wkb(self._column("outline").tobytes())
 
     def pixels(self, indices: Indices) -> NDArray[Any]:
         """Pixels of some patches.

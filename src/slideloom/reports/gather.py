@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from slideloom.artefacts.files import read_json
 from slideloom.artefacts.paths import Paths
 from slideloom.artefacts.stage import ItemState, load_job_states
-from slideloom.artefacts.tables import read_table, write_table
+from slideloom.artefacts.tables import read_table, table_metadata, write_table
 from slideloom.config.model import StudyConfig
 from slideloom.metrics.schemas import CLASS_METRICS, SLIDE_METRICS
 from slideloom.reports.aggregate import compare_experiments, summarise_experiments
@@ -88,10 +88,11 @@ def runs_of(config: StudyConfig, paths: Paths, job_records: Iterable[Path]) -> l
         done.setdefault((stage, context), set()).update(item for item, state in states.items() if state.status == "ok")
     runs = []
     for name, experiment in config.experiments.items():
-        random_weights = config.encoders[experiment.encoder].random is not None
+        random_weights = any(config.encoders[one].random is not None for one in experiment.encoder)
         for fold in config.splits[experiment.split].fold_names:
             context = f"{name}/{fold}"
-            trained = bool(done.get(("train", context))) or fold in done.get(("train", name), ())
+            stage = "train" if experiment.pretrained is None else "pretrained"
+            trained = bool(done.get((stage, context))) or fold in done.get((stage, name), ())
             history = paths.model(name, fold) / "history.parquet"
             scored = sorted(done.get(("metrics", context), ()))
             metrics = {slide: paths.metrics(name, fold, slide) for slide in scored}
@@ -135,14 +136,16 @@ def gather_reports(
     accounts : mapping, optional
         By (rule, context, unit): ``tiles`` and ``gpu_seconds``, where a job told them.
     made_from : mapping, optional
-        JSON values for the metadata of every table.
+        JSON values for the metadata of every table, beside ``encoder_weights``: the digests of the encoder's weights
+        by experiment, as the scored slides recorded them.
 
     Returns
     -------
     dict of str to pyarrow.Table
         By name; the files are ``{place}/{name}.parquet``. Without slides the tables are empty, columns complete.
     """
-    slides, classes = gather_slides(runs, rows)
+    slides, classes, weights = gather_slides(runs, rows)
+    origin = {"encoder_weights": weights, **(made_from or {})}
     gathered: dict[str, list[dict[str, Any]]] = {
         "slides": slides,
         "classes": classes,
@@ -154,14 +157,16 @@ def gather_reports(
     }
     return {
         name: write_table(
-            schema, [{"study": study} | row for row in gathered[name]], place / f"{name}.parquet", made_from=made_from
+            schema, [{"study": study} | row for row in gathered[name]], place / f"{name}.parquet", made_from=origin
         )
         for name, schema in REPORT_TABLES.items()
     }
 
 
-def gather_slides(runs: Sequence[Run], rows: Sequence[SlideRow]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Rows of ``slides.parquet`` and ``classes.parquet``, without the study.
+def gather_slides(
+    runs: Sequence[Run], rows: Sequence[SlideRow]
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]], dict[str, list[str]]]:
+    """Rows of ``slides.parquet`` and ``classes.parquet``, without the study, and which weights they come from.
 
     Parameters
     ----------
@@ -174,15 +179,19 @@ def gather_slides(runs: Sequence[Run], rows: Sequence[SlideRow]) -> tuple[list[d
     -------
     slides, classes : list of dict
         In the order of the runs, slides in alphabetical order.
+    weights : dict of str to list of str
+        By experiment, what its slides' maps say of the encoder's weights (``sha256:<digits>``, ``random:<seed>`` or
+        ``none``): one text each, unless they were made at different times from different files.
     """
     sheet = {row.slide_id: row for row in rows}
     roles: dict[Path, dict[tuple[str, str], str]] = {}
     slides: list[dict[str, Any]] = []
     classes: list[dict[str, Any]] = []
+    weights: dict[str, set[str]] = {}
     for run in runs:
         if run.metrics and run.split not in roles:
-            table = pq.read_table(run.split, columns=["slide_id", "fold", "role"], partitioning=None).to_pylist()
-            roles[run.split] = {(line["slide_id"], line["fold"]): line["role"] for line in table}
+            lines = pq.read_table(run.split, columns=["slide_id", "fold", "role"], partitioning=None).to_pylist()
+            roles[run.split] = {(line["slide_id"], line["fold"]): line["role"] for line in lines}
         for slide, folder in sorted(run.metrics.items()):
             about = {
                 "experiment": run.experiment,
@@ -192,9 +201,13 @@ def gather_slides(runs: Sequence[Run], rows: Sequence[SlideRow]) -> tuple[list[d
                 "role": roles[run.split][slide, run.fold],
                 "random_weights": run.random_weights,
             }
-            slides += [about | line for line in read_table(SLIDE_METRICS, folder / "slide.parquet").to_pylist()]
+            table = read_table(SLIDE_METRICS, folder / "slide.parquet")
+            slides += [about | line for line in table.to_pylist()]
             classes += [about | line for line in read_table(CLASS_METRICS, folder / "classes.parquet").to_pylist()]
-    return slides, classes
+            maps = table_metadata(table)["made_from"].get("maps", {})
+            if "encoder_weights" in maps:
+                weights.setdefault(run.experiment, set()).add(str(maps["encoder_weights"]))
+    return slides, classes, {name: sorted(found) for name, found in weights.items()}
 
 
 def gather_training(runs: Sequence[Run]) -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from slideloom._version import __version__
 from slideloom.artefacts.files import write_text
-from slideloom.artefacts.tables import read_table
+from slideloom.artefacts.tables import read_table, table_metadata
 from slideloom.config.model import StudyConfig
 from slideloom.reports.overlays import Overlay
 from slideloom.reports.plots import SERIES_COLOURS, hex_colour
@@ -98,9 +98,11 @@ def render_report(
     Everything is embedded, everything that comes from outside is escaped, and a content security policy forbids
     the page to load anything. The text depends on the arguments only: no date, no path of this machine.
     """
-    found = {name: read_table(schema, tables / f"{name}.parquet").to_pylist() for name, schema in REPORT_TABLES.items()}
+    read = {name: read_table(schema, tables / f"{name}.parquet") for name, schema in REPORT_TABLES.items()}
+    found = {name: table.to_pylist() for name, table in read.items()}
     slides = found["slides"]
-    described = dict(experiments or {})
+    weights = table_metadata(read["slides"])["made_from"].get("encoder_weights", {})
+    described = {name: line + _weights_text(weights.get(name, ())) for name, line in (experiments or {}).items()}
     names = list(
         dict.fromkeys([*described, *(row["experiment"] for table in ("slides", "training") for row in found[table])])
     )
@@ -164,21 +166,29 @@ def describe_experiments(config: StudyConfig) -> dict[str, str]:
     """
     result = {}
     for name, experiment in config.experiments.items():
-        encoder = config.encoders[experiment.encoder]
-        grid = config.grids[encoder.grid]
+        grid = config.grids[config.encoders[experiment.first_encoder].grid]
         resolution = f" at {grid.mpp_um:g} µm/px" if grid.mpp_um else ""
+        encoders = [(one, config.encoders[one]) for one in experiment.encoder]
         parts = [
-            f"encoder {experiment.encoder} ({encoder.model})",
+            f"encoder {' + '.join(f'{one} ({encoder.model})' for one, encoder in encoders)}",
             f"{'H&E' if grid.image == 'he' else 'multiplexed'} tiles of {grid.tile_px} px{resolution}",
             f"heads {', '.join(experiment.heads)}",
             f"split {experiment.split}",
         ]
-        if encoder.random is not None:
-            parts.insert(1, f"RANDOM WEIGHTS, seed {encoder.random}")
+        if seeds := [f"{one} seed {encoder.random}" for one, encoder in encoders if encoder.random is not None]:
+            parts.insert(1, f"RANDOM WEIGHTS: {', '.join(seeds)}")
+        if experiment.pretrained is not None:
+            parts.append(f"published model {experiment.pretrained.name}, not trained here")
         if experiment.training.shuffle_targets:
             parts.append("control: SHUFFLED TARGETS")
         result[name] = " · ".join(parts)
     return result
+
+
+def _weights_text(weights: Sequence[str]) -> str:
+    """The digests of published weights; that an encoder ran without any is told already."""
+    digests = dict.fromkeys(part for text in weights for part in text.split(" + ") if part.startswith("sha256:"))
+    return f" · weights {', '.join(digests)}" if digests else ""
 
 
 def installed_versions() -> dict[str, str]:

@@ -42,7 +42,7 @@ def overlay_sources(
     scored: list[dict[str, Any]] = pq.read_table(paths.reports() / "slides.parquet", partitioning=None).to_pylist()
     sources = []
     for name, experiment in config.experiments.items():
-        image = config.grids[config.encoders[experiment.encoder].grid].image
+        image = config.grids[config.encoders[experiment.first_encoder].grid].image
         for fold in config.splits[experiment.split].fold_names:
             for row in rows:
                 slide = row.slide_id

@@ -170,7 +170,9 @@ def _column_split(evidence: Evidence, name: str, split: SplitConfig, rows: Seque
     roles = defaultdict(set)
     for row in rows:
         roles[str(getattr(row, split.group))].add(_role(row, split))
-    if not any("train" in found for found in roles.values()):
+    trained = any(one.split == name and one.pretrained is None for one in evidence.draft.experiments.values())
+    trained = trained or any(one.statistics == name for one in evidence.draft.encoders.values())
+    if trained and not any("train" in found for found in roles.values()):
         yield evidence.at(*path, what=f"no slide has the role train in the sheet's column {split.column!r}")
     torn = sorted(group for group, found in roles.items() if {"train", "test"} <= found)
     if torn:
@@ -189,7 +191,8 @@ def _role_hint(role: str) -> str:
 
 def _experiment(evidence: Evidence, name: str, experiment: ExperimentConfig) -> Iterator[Problem]:
     path = ("experiments", name)
-    yield from evidence.points_nowhere((*path, "encoder"), experiment.encoder, "encoders")
+    for encoder_name in experiment.encoder:
+        yield from evidence.points_nowhere((*path, "encoder"), encoder_name, "encoders")
     yield from evidence.points_nowhere((*path, "split"), experiment.split, "splits")
     if "classes" in experiment.heads and not evidence.draft.gives("classes"):
         hint = "Name a table of classes, or leave the head 'classes' out"
@@ -201,23 +204,52 @@ def _experiment(evidence: Evidence, name: str, experiment: ExperimentConfig) -> 
     if "hv" not in experiment.heads and instances and instances.method == "hv_watershed":
         hint = "Add the head, or set 'method: threshold' under 'instances'"
         yield evidence.at(*path, "heads", what="instances.method hv_watershed needs the head 'hv'", hint=hint)
-    encoder = evidence.draft.encoders.get(experiment.encoder)
-    grid = evidence.draft.grids.get(encoder.grid) if encoder else None
+    if experiment.pretrained is None:
+        yield from _training_slides(evidence, name, experiment)
+    else:
+        yield from _pretrained(evidence, name, experiment)
+
+
+def _training_slides(evidence: Evidence, name: str, experiment: ExperimentConfig) -> Iterator[Problem]:
+    path = ("experiments", name)
+    encoders = [evidence.draft.encoders.get(one) for one in experiment.encoder]
+    grids = [evidence.draft.grids.get(one.grid) for one in encoders if one]
     split = evidence.draft.splits.get(experiment.split)
-    if grid is None or split is None or not evidence.rows:
+    if None in encoders or None in grids or split is None or not evidence.rows:
         return
     rows = _of_split(evidence.rows, split)
     if split.scheme == "column":
         rows = [row for row in rows if _role(row, split) == "train"]
         if not rows:
             return  # told of the split already
-    able = [row for row in rows if getattr(row, grid.image) and row.instances]
+    images = list(dict.fromkeys(grid.image for grid in grids if grid))
+    able = [row for row in rows if all(getattr(row, image) for image in images) and row.instances]
     if not able:
-        what = f"no training slide of split {experiment.split!r} has an {grid.image} image and annotated instances"
+        needs = " and ".join(f"an {image} image" for image in images)
+        what = f"no training slide of split {experiment.split!r} has {needs} and annotated instances"
         yield evidence.at(*path, what=what, hint="Nothing could be learnt")
     elif "classes" in experiment.heads and not any(row.classes for row in able):
         what = f"the head 'classes' has nothing to learn: no training slide of split {experiment.split!r} has 'classes'"
         yield evidence.at(*path, "heads", what=what, hint="Fill the sheet's column 'classes', or leave the head out")
+
+
+def _pretrained(evidence: Evidence, name: str, experiment: ExperimentConfig) -> Iterator[Problem]:
+    path, file = ("experiments", name, "pretrained"), experiment.pretrained
+    assert file is not None
+    encoder = evidence.draft.encoders.get(experiment.first_encoder)
+    if not (evidence.base / file).is_file():
+        hint = "Nothing is ever fetched: put the published checkpoint there"
+        yield evidence.at(*path, what=f"{str(evidence.base / file)!r} does not exist", hint=hint)
+    elif len(experiment.encoder) > 1:
+        hint = "Name the one encoder that the checkpoint holds"
+        yield evidence.at(*path, what="a published model reads the tokens of its own encoder only", hint=hint)
+    elif encoder is not None and encoder.checkpoint != file:
+        hint = f"Set 'encoders.{experiment.first_encoder}.checkpoint: {file}'"
+        yield evidence.at(*path, what="its encoder does not come from the same file", hint=hint)
+    if "boundary" in experiment.heads:
+        yield evidence.at(
+            "experiments", name, "heads", what="a published CellViT has no head 'boundary'", hint="Leave it out"
+        )
 
 
 # ---- inference -------------------------------------------------------------------------------------------------------
@@ -233,7 +265,7 @@ def _inference(evidence: Evidence) -> Iterator[Problem]:
         yield evidence.at(*path, what="stored tiles overlap by their grid, not by overlap_px", hint=hint)
     elif inference.source == "live":
         for name, experiment in draft.experiments.items():
-            encoder = draft.encoders.get(experiment.encoder)
+            encoder = draft.encoders.get(experiment.first_encoder)
             grid = draft.grids.get(encoder.grid) if encoder else None
             if grid and inference.overlap_px >= grid.tile_px:
                 what = f"{inference.overlap_px} px is no less than the tiles of experiment {name!r}, {grid.tile_px} px"

@@ -16,7 +16,7 @@ from slideloom.errors import SlideError
 if TYPE_CHECKING:
     import shapely
 
-__all__ = ["TISSUE", "area_in_cells", "feature_collection", "mask_to_polygons", "read_tissue"]
+__all__ = ["TISSUE", "area_in_cells", "feature_collection", "mask_to_polygons", "pixels_inside", "read_tissue"]
 
 #: QuPath classification of tissue annotations.
 TISSUE = "Tissue"
@@ -138,6 +138,33 @@ def area_in_cells(
     right_of = rises[:, ::-1].cumsum(axis=1)[:, ::-1] - rises
     widths = np.diff(np.asarray(x_lines, float))
     return np.asarray(partly[:, 1:-1] + right_of[:, 1:-1] * widths, np.float64)
+
+
+def pixels_inside(region: shapely.Geometry, y_px: int, x_px: int, side_px: int) -> NDArray[np.bool_]:
+    """Which pixels of a square lie in a region: those that it covers at least half.
+
+    Parameters
+    ----------
+    region : shapely.Geometry
+        Valid polygons, (x, y) in pixels.
+    y_px, x_px : int
+        Upper left corner of the square.
+    side_px : int
+        Its side.
+
+    Returns
+    -------
+    (side_px, side_px) bool array
+        Rows first.
+    """
+    import shapely
+
+    # Of an outline with many corners, only those near the square are looked at.
+    near = shapely.clip_by_rect(region, x_px, y_px, x_px + side_px, y_px + side_px)
+    lines = np.arange(side_px + 1)
+    # Half a pixel's area may come out a rounding short of it.
+    inside: NDArray[np.bool_] = area_in_cells(near, y_px + lines, x_px + lines) >= 0.5 - 1e-9
+    return inside
 
 
 def _split(edges: NDArray[np.float64], axis: int, lines: NDArray[np.float64]) -> NDArray[np.float64]:

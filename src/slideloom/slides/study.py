@@ -87,15 +87,22 @@ class Study:
         return self.config.grids[self.config.encoders[encoder].grid].image
 
     def grid_of(self, experiment: str) -> str:
-        """Name of the grid that an experiment's encoder reads, by the experiment's name."""
-        return self.config.encoders[self.config.experiments[experiment].encoder].grid
+        """Name of the grid that an experiment's first encoder reads, by the experiment's name."""
+        return self.config.encoders[self.config.experiments[experiment].first_encoder].grid
+
+    def images_of(self, experiment: str) -> tuple[Modality, ...]:
+        """The images that an experiment's encoders read, its own first, by the experiment's name."""
+        return tuple(dict.fromkeys(self.image_of(encoder) for encoder in self.config.experiments[experiment].encoder))
 
     def experiment_slides(self, experiment: str) -> tuple[SlideRow, ...]:
-        """Slides of the split's platforms that have the image of the experiment's grid, in the order of the sheet."""
-        config = self.config.experiments[experiment]
-        image = self.image_of(config.encoder)
-        platforms = self.config.splits[config.split].platforms
-        return tuple(row for row in self.rows if getattr(row, image) and (not platforms or row.platform in platforms))
+        """Slides of the split's platforms that have the images of the experiment's grids, in the order of the sheet."""
+        images = self.images_of(experiment)
+        platforms = self.config.splits[self.config.experiments[experiment].split].platforms
+        return tuple(
+            row
+            for row in self.rows
+            if all(getattr(row, image) for image in images) and (not platforms or row.platform in platforms)
+        )
 
 
 def load_study(config_path: Path, overrides: Mapping[str, Any] | None = None) -> Study:
@@ -216,17 +223,20 @@ def _warnings(config: StudyConfig) -> list[str]:
     warnings = []
     used: dict[str, list[str]] = {}
     for name, experiment in config.experiments.items():
-        used.setdefault(experiment.encoder, []).append(name)
-        statistics = config.encoders[experiment.encoder].statistics
-        if statistics and statistics != experiment.split:
-            warnings.append(
-                f"experiment {name!r} splits by {experiment.split!r}, but its encoder's channel statistics are of the "
-                f"training slides of {statistics!r}: slides it tests on may have been measured"
-            )
+        for encoder_name in experiment.encoder:
+            used.setdefault(encoder_name, []).append(name)
+            statistics = config.encoders[encoder_name].statistics
+            if statistics and statistics != experiment.split:
+                warnings.append(
+                    f"experiment {name!r} splits by {experiment.split!r}, but its encoder's channel statistics are of "
+                    f"the training slides of {statistics!r}: slides it tests on may have been measured"
+                )
     for name, encoder in config.encoders.items():
         if name not in used:
             warnings.append(f"encoder {name!r} is used by no experiment")
         elif encoder.random is not None:
             seed = f"random: {encoder.random}"
             warnings.append(f"encoder {name!r} runs WITHOUT WEIGHTS ({seed}): it has learnt nothing")
+        if encoder.off_resolution and name in used:
+            warnings.append(f"encoder {name!r} runs off the resolution that its weights were made for (off_resolution)")
     return warnings

@@ -32,7 +32,7 @@ from slideloom.slides.sheet import SlideRow
 if TYPE_CHECKING:
     import shapely
 
-__all__ = ["read_tissue", "tissue_fraction", "write_tissue"]
+__all__ = ["read_tissue", "tissue_fraction", "tissue_on_grid", "write_tissue"]
 
 _LOG = logging.getLogger(__name__)
 _SMALLEST_SIDE_PX = 256
@@ -321,6 +321,16 @@ def _draw(overview: _Overview, polygons: Sequence[shapely.Polygon], is_rgb: bool
         draft.write_bytes(np.asarray(raw).tobytes())
 
 
+def tissue_on_grid(
+    polygons: Sequence[shapely.Polygon], facts: SlideFacts, modality: Modality, scale: float
+) -> shapely.Geometry:
+    """Tissue as one geometry, (x, y) in grid pixels; the parameters are those of :func:`tissue_fraction`."""
+    import shapely
+
+    factor = facts.images[facts.reference].mpp_um / facts.image(modality).mpp_um / scale
+    return shapely.transform(shapely.union_all(list(polygons)), lambda xy: xy * factor)
+
+
 def tissue_fraction(
     polygons: Sequence[shapely.Polygon], facts: SlideFacts, modality: Modality, grid: TileGrid, scale: float
 ) -> NDArray[np.float32]:
@@ -344,12 +354,9 @@ def tissue_fraction(
     (n,) float32 array
         Tissue area over the area of the tile's part that lies on the slide; 0 to 1.
     """
-    import shapely
-
     if not polygons:
         return np.zeros(grid.n, np.float32)
-    factor = facts.images[facts.reference].mpp_um / facts.image(modality).mpp_um / scale
-    tissue = shapely.transform(shapely.union_all(list(polygons)), lambda xy: xy * factor)
+    tissue = tissue_on_grid(polygons, facts, modality, scale)
     bottom, right = grid.y_px + grid.height_valid, grid.x_px + grid.width_valid
     y_lines, x_lines = np.unique([grid.y_px, bottom]), np.unique([grid.x_px, right])
     within = np.zeros((y_lines.size, x_lines.size))

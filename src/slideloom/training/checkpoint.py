@@ -36,20 +36,23 @@ class DecoderMeta:
     ----------
     recipe : dict
         Of :meth:`slideloom.decoders.cellvit.CellViTDecoder.recipe`: config, heads, n_classes, token_width, upsampling,
-        image_channels.
+        image_channels; patch_px and regression since tokens may have 14 pixels.
     classes : ClassTable
         What the channels of the class head mean; channel k is class id k, 0 background.
     blocks : tuple of int
         Encoder blocks whose tokens it reads, shallow to deep.
     encoder : dict
         The encoder, as its embeddings record it: ``encoder`` (its config entry), ``spec`` (what it declares),
-        ``weights`` (``sha256:<digits>``, ``random:<seed>`` or ``none``), ``notes``, ``markers``, ``precision``.
+        ``weights`` (``sha256:<digits>``, ``random:<seed>`` or ``none``), ``notes``, ``markers``, ``dropped``,
+        ``precision``.
     statistics : dict or None
         Channel statistics of the image skip and the encoder; None for RGB, and where every slide has its own.
     grid : dict
         The grid's config.
     training : dict
-        Study, experiment, fold, seed, epochs, best epoch, numbers of slides and patches, Slideloom version.
+        Study, experiment, fold, seed, epochs, best epoch, numbers of slides and patches, Slideloom version. Of a
+        published model instead: no epoch and no slide, ``pretrained`` (``file``, ``sha256``, ``arch``), ``class_order``
+        (the file's class by the study's), ``notes``.
     """
 
     recipe: dict[str, Any]
@@ -72,8 +75,13 @@ class DecoderMeta:
 
     @property
     def upsampling(self) -> int:
-        """Image pixels a token."""
+        """What the decoder brings the tokens' height and width up by: 8 or 16."""
         return int(self.recipe["upsampling"])
+
+    @property
+    def patch_px(self) -> int:
+        """Image pixels a token: 8, 14 or 16."""
+        return int(self.recipe.get("patch_px") or self.upsampling)
 
     @property
     def token_width(self) -> int:

@@ -45,6 +45,12 @@ class Batch:
         """Number of patches."""
         return int(self.targets["valid"].shape[0])
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the patches, pixels."""
+        height, width = self.targets["valid"].shape[-2:]
+        return int(height), int(width)
+
     def to(self, device: torch.device) -> Batch:
         """The batch on a device, its tokens as float32; a repeated token map stays one tensor."""
         moved = {id(token): token for token in self.tokens}
@@ -150,7 +156,7 @@ def _check_one_kind(slides: Sequence[StoredSlide]) -> None:
     first = slides[0]
     for slide in slides[1:]:
         for what in ("tile_px", "blocks", "encoder"):
-            ours, theirs = getattr(first, what), getattr(slide, what)
+            ours, theirs = (_without_notes(getattr(one, what)) for one in (first, slide))
             if ours != theirs:
                 raise SlideloomError(
                     f"{what} is {theirs}, but {ours} in {first.slide_id}",
@@ -159,6 +165,13 @@ def _check_one_kind(slides: Sequence[StoredSlide]) -> None:
                     hint="Make the patches and embeddings of all slides with one config",
                     code="mixed_slides",
                 )
+
+
+def _without_notes(value: object) -> object:
+    """Notes may be of one slide: that it is off the encoder's resolution, say."""
+    if isinstance(value, dict):
+        return {name: _without_notes(part) for name, part in value.items() if name != "notes"}
+    return [_without_notes(part) for part in value] if isinstance(value, list) else value
 
 
 def derangement(count: int, seed: int) -> NDArray[np.intp]:

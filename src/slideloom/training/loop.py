@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -146,7 +146,7 @@ class _Training:
         for batch in self._timed(batches):
             self.optimiser.zero_grad(set_to_none=True)
             with self._arithmetic():
-                outputs = self.model(batch.tokens, batch.image)
+                outputs = self.model(batch.tokens, batch.image, batch.size)
             loss, terms = total_loss(outputs, batch.targets, self.job.loss, self.weights)
             loss.backward()  # type: ignore[no-untyped-call]
             self.optimiser.step()
@@ -165,7 +165,7 @@ class _Training:
         order = batches_in_order(self.val.n, self.job.training.batch_size)
         for batch in prefetched(self.val, order, self.device, workers=self.job.read_threads):
             with self._arithmetic():
-                outputs = self.model(batch.tokens, batch.image)
+                outputs = self.model(batch.tokens, batch.image, batch.size)
             loss, terms = total_loss(outputs, batch.targets, self.job.loss, self.weights)
             self._check_finite(sums.last, epoch, "validation")
             sums.add({"loss": loss, **terms}, batch.n)
@@ -275,7 +275,7 @@ class _Training:
             "recipe": self.model.recipe(),
             "classes": job.classes,
             "blocks": first.blocks,
-            "encoder": first.encoder,
+            "encoder": first.encoder | {"notes": _every_note(self.data.slides)},
             "statistics": _common([slide.embeddings.attributes["statistics"] for slide in self.data.slides]),
             "grid": job.grid.model_dump(mode="json"),
             "training": {
@@ -359,6 +359,12 @@ def _monitor(job: TrainJob, n_val: int) -> str:
 
 def _common(values: list[dict[str, Any] | None]) -> dict[str, Any] | None:
     return values[0] if all(value == values[0] for value in values) else None
+
+
+def _every_note(slides: Sequence[StoredSlide]) -> list[str]:
+    """What is to be known of the encoders' tokens, of all slides, each once."""
+    records = [record for slide in slides for record in (slide.encoder, *slide.encoder.get("fused", ()))]
+    return list(dict.fromkeys(note for record in records for note in record["notes"]))
 
 
 def _epoch_seed(seed: int, epoch: int) -> int:

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slideloom.config.model import Head
-from slideloom.encoders.store import EmbeddingStore
+from slideloom.encoders.fused import TokenReader, open_tokens, token_record
+from slideloom.encoders.lattice import TileCache
 from slideloom.errors import SlideloomError
 from slideloom.patches.store import PatchStore
 from slideloom.patches.target_store import TargetStore
@@ -36,12 +37,23 @@ class SlideData:
         The slide.
     patches, targets, embeddings : Path
         Its Zarr stores.
+    fused : tuple of (Path, Path)
+        Patches and embeddings of every further encoder, whose tokens of the same place are joined to the first one's.
     """
 
     slide_id: str
     patches: Path
     targets: Path
     embeddings: Path
+    fused: tuple[tuple[Path, Path], ...] = ()
+
+    def missing(self) -> list[str]:
+        """Kinds of stores that are not there."""
+        places = {"patches": [self.patches], "targets": [self.targets], "embeddings": [self.embeddings]}
+        if self.fused:
+            places["patches of a further encoder"] = [patches for patches, _ in self.fused]
+            places["embeddings of a further encoder"] = [embeddings for _, embeddings in self.fused]
+        return [name for name, paths in places.items() if not all((path / "zarr.json").is_file() for path in paths)]
 
 
 @dataclass(frozen=True)
@@ -104,13 +116,14 @@ class PixelTable:
         return out
 
 
-def pixel_table(embeddings: EmbeddingStore, dtype: np.dtype[Any]) -> PixelTable:
+def pixel_table(embeddings: TokenReader, dtype: np.dtype[Any]) -> PixelTable:
     """The normalisation that an encoder's input went through, without the encoder.
 
     Parameters
     ----------
-    embeddings : EmbeddingStore
-        It records the channel statistics that were used or, of RGB encoders, mean and standard deviation.
+    embeddings : EmbeddingStore or FusedEmbeddings
+        It records the channel statistics that were used or, of RGB encoders, mean and standard deviation; of several
+        encoders, the first one's.
     dtype : dtype
         Of the pixels.
 
@@ -140,6 +153,8 @@ class StoredSlide:
         Its stores.
     needs : Needs
         What is to be read.
+    cache : TileCache, optional
+        Where further encoders' tokens are kept between reads; shared by the slides of a training.
 
     Raises
     ------
@@ -147,11 +162,11 @@ class StoredSlide:
         ``store_mismatch``: the stores do not hold the same number of patches.
     """
 
-    def __init__(self, data: SlideData, needs: Needs) -> None:
+    def __init__(self, data: SlideData, needs: Needs, cache: TileCache | None = None) -> None:
         self.slide_id = data.slide_id
         self.needs = needs
         self.patches = PatchStore(data.patches)
-        self.embeddings = EmbeddingStore(data.embeddings)
+        self.embeddings = open_tokens(data.embeddings, self.patches, data.fused, cache)
         self._targets = TargetStore(data.targets)
         self.n = int(self.patches.n)
         self.tile_px = int(self.patches.tile_px)
@@ -172,9 +187,8 @@ class StoredSlide:
 
     @property
     def encoder(self) -> dict[str, Any]:
-        """Which encoder the tokens come from, as the embeddings record it."""
-        about = self.embeddings.attributes
-        return {name: about[name] for name in ("encoder", "spec", "weights", "notes", "markers", "precision")}
+        """Which encoder the tokens come from, as the embeddings record it; see :func:`token_record`."""
+        return token_record(self.embeddings.attributes)
 
     @property
     def patch_bytes(self) -> int:
@@ -298,15 +312,13 @@ def open_slides(slides: Sequence[SlideData], needs: Needs, role: str) -> list[St
         For the log.
     """
     opened: list[StoredSlide] = []
+    cache = TileCache()
     left_out: list[str] = []
     for data in slides:
-        missing = [
-            name for name in ("patches", "targets", "embeddings") if not (getattr(data, name) / "zarr.json").is_file()
-        ]
-        if missing:
+        if missing := data.missing():
             left_out.append(f"{data.slide_id} (no {', '.join(missing)})")
             continue
-        slide = StoredSlide(data, needs)
+        slide = StoredSlide(data, needs, cache)
         if slide.n:
             opened.append(slide)
         else:

@@ -10,22 +10,27 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from slideloom.artefacts.files import write_json
+from slideloom.artefacts.files import read_json, write_json
 from slideloom.artefacts.keys import canonical, digest_text, digest_tree
 from slideloom.artefacts.paths import Paths
-from slideloom.artefacts.stage import ItemState, Stage, load_job_states
+from slideloom.artefacts.stage import ItemState, Outcome, Stage, load_job_states
+from slideloom.config.model import EncoderConfig
 from slideloom.slides.sheet import SlideRow
 from slideloom.slides.source import parse_source
 
 __all__ = ["Job"]
 
 _LOG = logging.getLogger(__name__)
-_SPENT = {"n_tiles", "seconds", "read_s", "forward_s", "blend_s", "write_s", "gpu_seconds"}
+_SPENT = {
+    *("n_tiles", "seconds", "build_s", "read_s", "preprocess_s", "forward_s", "copy_s", "blend_s", "write_s", "idle_s"),
+    "gpu_seconds",
+}
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,8 @@ class Job:
         Where the job's states are written.
     threads : int
         Cores the job may use.
+    files : mapping
+        Files that stand beside the config, by encoder and key: where they lie is no part of what is made from them.
     spent : dict of str to float
         The job's account so far; see :meth:`account`.
     """
@@ -72,6 +79,7 @@ class Job:
     inputs: Mapping[str, tuple[Path, ...]]
     record: Path
     threads: int
+    files: Mapping[str, Any] = field(default_factory=dict)
     spent: dict[str, float] = field(default_factory=dict)
 
     @classmethod
@@ -97,11 +105,34 @@ class Job:
             inputs={name: _as_paths(value) for name, value in snakemake.input.items()},
             record=Path(snakemake.output[0]),
             threads=threads,
+            files=spec.get("files", {}),
         )
+
+    def encoder_config(self, name: str) -> EncoderConfig:
+        """An encoder's entry of the config, with its files put back."""
+        return EncoderConfig(**self._encoder(name)["encoder"], **self.files.get(name, {}))
+
+    def uniprot(self, name: str) -> dict[str, str]:
+        """Accessions by marker, for an encoder that needs them; empty for others."""
+        return dict(self._encoder(name).get("uniprot", {}))
+
+    def _encoder(self, name: str) -> Mapping[str, Any]:
+        several = self.config.get("encoders")
+        if several is None:
+            return self.config
+        found: Mapping[str, Any] = next(one for one in several if one["name"] == name)
+        return found
 
     def states(self, name: str) -> dict[str, ItemState]:
         """States of the items of an upstream stage, from the job records among the rule's inputs."""
         return load_job_states(self.inputs[name])
+
+    def states_by_context(self, name: str) -> dict[str, dict[str, ItemState]]:
+        """States of the items of an upstream stage, by the context of their records, such as the encoder's name."""
+        found: dict[str, list[Path]] = {}
+        for path in self.inputs[name]:
+            found.setdefault(read_json(path)["context"], []).append(path)
+        return {context: load_job_states(paths) for context, paths in found.items()}
 
     def source_digests(self) -> dict[str, str]:
         """Digest of the files that the sheet names for each of the job's slides.
@@ -146,10 +177,38 @@ class Job:
         per_item : mapping of str to str, optional
             What else an item depends on.
         """
+        with self._accounted():
+            stage = self._stage(requires, reads, shared, per_item)
+            stage.run(self.rows if items is None else items, work, self.record)
+
+    def run_stream(
+        self,
+        stream: Callable[[Iterator[str]], Iterable[tuple[str, Outcome]]],
+        *,
+        requires: Iterable[str] = (),
+        reads: Iterable[str] = (),
+        shared: str = "",
+        per_item: Mapping[str, str] | None = None,
+    ) -> None:
+        """Run the job's slides through :meth:`slideloom.artefacts.stage.Stage.run_stream`.
+
+        Parameters
+        ----------
+        stream : callable
+            Makes the slides that need it, several at a time.
+        requires, reads, shared, per_item
+            As :meth:`run` has them.
+        """
+        with self._accounted():
+            self._stage(requires, reads, shared, per_item).run_stream(self.rows, stream, self.record)
+
+    def _stage(
+        self, requires: Iterable[str], reads: Iterable[str], shared: str, per_item: Mapping[str, str] | None
+    ) -> Stage:
         requires = tuple(requires)
         rows = {slide: canonical(row.as_dict()) for slide, row in self.rows.items()}
         extra = dict(per_item or {})
-        stage = Stage(
+        return Stage(
             name=self.stage,
             context=self.context,
             paths=self.paths,
@@ -159,8 +218,12 @@ class Job:
             shared=shared,
             per_item={item: rows.get(item, "") + extra.get(item, "") for item in rows.keys() | extra.keys()},
         )
+
+    @contextmanager
+    def _accounted(self) -> Iterator[None]:
+        """Write the job's account when the block is through."""
         self._account_place.unlink(missing_ok=True)
-        stage.run(self.rows if items is None else items, work, self.record)
+        yield
         if self.spent:
             write_json(self._account_place, self.spent)
             _LOG.info("account: %s", ", ".join(f"{name} {value:.1f}" for name, value in sorted(self.spent.items())))

@@ -7,7 +7,6 @@ listed, so that a thousand slides plan in seconds.
 from __future__ import annotations
 
 import math
-import os
 import zlib
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache, cached_property
@@ -15,15 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from slideloom import reports
-from slideloom.artefacts.files import read_json
 from slideloom.artefacts.keys import canonical, code_fingerprint, digest_file
 from slideloom.artefacts.paths import Paths
+from slideloom.config.catalogue import complete, find_entry
 from slideloom.config.model import ExperimentConfig
 from slideloom.slides.sheet import SlideRow
 from slideloom.slides.source import parse_source
 from slideloom.slides.study import Study
 
-__all__ = ["SLIDE_STAGES", "Plan", "forget_broken_records", "share_package"]
+__all__ = ["SLIDE_STAGES", "Plan"]
 
 #: Sheet columns that each stage on slides reads; an edit of another column leaves the stage alone.
 _COLUMNS: dict[str, tuple[str, ...]] = {
@@ -37,6 +36,8 @@ _COLUMNS: dict[str, tuple[str, ...]] = {
     "metrics": ("he", "sp", "instances", "classes"),
 }
 SLIDE_STAGES = tuple(_COLUMNS)
+#: Keys of an encoder that name files. Where a file lies is no part of a result: its content is.
+_FILE_KEYS = ("checkpoint", "marker_embeddings")
 
 
 class Plan:
@@ -76,24 +77,23 @@ class Plan:
         return {name: tuple(jobs[name]) for name in sorted(jobs)}
 
     @cache  # noqa: B019 - one plan lives as long as the process
-    def slides(self, image: str | None, platforms: tuple[str, ...] = ()) -> frozenset[str]:
-        """Slides that have an image (any, when None) and are of the platforms (all, when empty)."""
+    def slides(self, images: tuple[str, ...] = (), platforms: tuple[str, ...] = ()) -> frozenset[str]:
+        """Slides that have all of the images and are of the platforms (all, when empty)."""
         return frozenset(
             row.slide_id
             for row in self.study.rows
-            if (image is None or getattr(row, image)) and (not platforms or row.platform in platforms)
+            if all(getattr(row, image) for image in images) and (not platforms or row.platform in platforms)
         )
 
     def _population(self, stage: str, context: Sequence[str]) -> frozenset[str]:
         if stage in ("patches", "targets"):
-            return self.slides(self.config.grids[context[0]].image)
+            return self.slides((self.config.grids[context[0]].image,))
         if stage == "embeddings":
-            return self.slides(self.study.image_of(context[0]))
+            return self.slides((self.study.image_of(context[0]),))
         if stage in ("maps", "instances", "metrics"):
-            experiment = self.config.experiments[context[0]]
-            platforms = tuple(self.config.splits[experiment.split].platforms)
-            return self.slides(self.study.image_of(experiment.encoder), platforms)
-        return self.slides(None)
+            platforms = self.config.splits[self.config.experiments[context[0]].split].platforms
+            return self.slides(self.study.images_of(context[0]), tuple(platforms))
+        return self.slides()
 
     def job_slides(self, stage: str, context: Sequence[str], job: str) -> tuple[str, ...]:
         """Slides that a job of a stage works through."""
@@ -119,11 +119,33 @@ class Plan:
 
     def used_encoders(self) -> list[str]:
         """Encoders that some experiment uses; the others cost nothing."""
-        return sorted({experiment.encoder for experiment in self.config.experiments.values()})
+        return sorted({encoder for experiment in self.config.experiments.values() for encoder in experiment.encoder})
+
+    def stored_encoders(self, experiment: str, stage: str) -> tuple[str, ...]:
+        """Encoders whose stored tokens a stage of an experiment reads: ``train`` or ``maps``.
+
+        A published model is not trained. Tiles that are encoded on the fly need the stored tokens of the further
+        encoders only: the first one's are made as they are needed.
+        """
+        config = self.config.experiments[experiment]
+        if stage == "train":
+            return config.encoder if config.pretrained is None else ()
+        return config.encoder[1:] if self.config.inference.source == "live" else config.encoder
+
+    def embedded_encoders(self) -> list[str]:
+        """Encoders whose tokens are stored."""
+        stages = ("train", "maps")
+        return sorted(
+            {e for name in self.config.experiments for stage in stages for e in self.stored_encoders(name, stage)}
+        )
 
     def used_grids(self) -> list[str]:
         """Grids that some used encoder reads."""
         return sorted({self.config.encoders[name].grid for name in self.used_encoders()})
+
+    def target_grids(self) -> list[str]:
+        """Grids whose tiles some experiment is trained or scored on."""
+        return sorted({self.study.grid_of(name) for name in self.config.experiments})
 
     def used_splits(self) -> list[str]:
         """Splits that some experiment or the statistics of a used encoder need."""
@@ -139,10 +161,12 @@ class Plan:
         """Job records of every stage: all are targets, so that a deleted one is made again."""
         records = [*self.records("facts"), *self.records("tissue")]
         for grid in self.used_grids():
-            records += [*self.records("patches", grid), *self.records("targets", grid)]
+            records += self.records("patches", grid)
+        for grid in self.target_grids():
+            records += self.records("targets", grid)
         records += [str(self.paths.job_record("splits", "", split)) for split in self.used_splits()]
         records += [str(self.paths.job_record("statistics", "", name)) for name in self.pooled_encoders()]
-        for name in self.used_encoders():
+        for name in self.embedded_encoders():
             records += self.records("embeddings", name)
         for experiment, fold in self.runs():
             records.append(str(self.paths.job_record("train", experiment, fold)))
@@ -163,10 +187,19 @@ class Plan:
         paths = {parse_source(text, self.study.data_root).path for text in texts}
         return sorted(str(path) for path in paths if path.exists())
 
-    def checkpoint(self, encoder: str) -> list[str]:
-        """The encoder's weights, when it has any."""
-        path = self.config.encoders[encoder].checkpoint
+    def weight_files(self, encoders: Iterable[str]) -> list[str]:
+        """Files that encoders are made from: their weights, and embeddings of markers."""
+        files = {path for name in encoders for path in self._files(name).values()}
+        return sorted(files)
+
+    def pretrained(self, experiment: str) -> list[str]:
+        """The published checkpoint of an experiment that is not trained."""
+        path = self.config.experiments[experiment].pretrained
         return [str(path)] if path else []
+
+    def _files(self, encoder: str) -> dict[str, str]:
+        config = self.config.encoders[encoder]
+        return {key: str(path) for key in _FILE_KEYS if (path := getattr(config, key)) is not None}
 
     # ---- what a rule is keyed by ----------------------------------------------------------------------------------
 
@@ -184,6 +217,8 @@ class Plan:
         """
         body: dict[str, Any] = {"stage": stage, "context": "/".join(context), "code": self._code(stage)}
         body["config"] = self._slices[stage](*context)
+        if files := self._named_files(stage, context):
+            body["files"] = files
         if stage == "report_html":
             body["template"] = digest_file(Path(reports.__file__).parent / "template" / "report.html.j2")
         if stage in _COLUMNS:
@@ -206,18 +241,19 @@ class Plan:
             "targets": lambda grid: {"classes": self._classes()},
             "splits": self._split_slice,
             "statistics": self._statistics_slice,
-            "embeddings": lambda encoder: {"encoder": self._encoder(encoder)},
+            "embeddings": lambda encoder: self._encoder(encoder),
             "train": self._train_slice,
+            "pretrained": self._pretrained_slice,
             "maps": self._maps_slice,
             "instances": lambda experiment, fold: {
                 "instances": self.config.instances,
-                "image": self.study.image_of(self.config.experiments[experiment].encoder),
+                "image": self.study.images_of(experiment)[0],
                 "grid": self.study.grid_of(experiment),
                 "classes": self._classes(),
             },
             "metrics": lambda experiment, fold: {
                 "evaluation": self.config.evaluation,
-                "image": self.study.image_of(self.config.experiments[experiment].encoder),
+                "image": self.study.images_of(experiment)[0],
                 "grid": self.study.grid_of(experiment),
                 "split": self.config.experiments[experiment].split,
                 "classes": self._classes(),
@@ -230,8 +266,30 @@ class Plan:
         table = self.study.classes.as_dict()
         return table if colours else {**table, "colours": {key: [0, 0, 0] for key in table["colours"]}}
 
+    def _named_files(self, stage: str, context: Sequence[str]) -> dict[str, Any]:
+        """Files that a stage opens, by encoder and key; they stand beside the config, not in it."""
+        if stage == "embeddings":
+            encoders: tuple[str, ...] = (context[0],)
+        elif stage in ("train", "pretrained", "maps"):
+            encoders = self.config.experiments[context[0]].encoder
+        else:
+            return {}
+        files: dict[str, Any] = {name: found for name in encoders if (found := self._files(name))}
+        if stage == "pretrained" and (path := self.pretrained(context[0])):
+            files["pretrained"] = path[0]
+        return files
+
     def _encoder(self, name: str) -> dict[str, Any]:
-        return self.config.encoders[name].model_dump(mode="json")
+        """All of an encoder's config that its tokens depend on, its files apart."""
+        config = complete(self.config.encoders[name])
+        body: dict[str, Any] = {"encoder": config.model_dump(mode="json", exclude=set(_FILE_KEYS))}
+        entry = find_entry(config.model)
+        if entry is not None and entry.embedding:
+            body["uniprot"] = {one.marker: one.uniprot for one in self.study.markers.channels if one.uniprot}
+        return body
+
+    def _encoders(self, experiment: str) -> list[dict[str, Any]]:
+        return [{"name": name, **self._encoder(name)} for name in self.config.experiments[experiment].encoder]
 
     def _split_slice(self, split: str) -> dict[str, Any]:
         columns = ("slide_id", "patient_id", "platform", "split", "instances")
@@ -240,28 +298,32 @@ class Plan:
         return {"split": config, "rows": sorted(rows, key=lambda row: str(row["slide_id"]))}
 
     def _statistics_slice(self, encoder: str) -> dict[str, Any]:
-        config = self.config.encoders[encoder]
+        config = complete(self.config.encoders[encoder])
         body = config.model_dump(mode="json", include={"markers", "normalisation", "grid"})
         return {**body, "split": config.statistics}
 
     def _train_slice(self, experiment: str, fold: str) -> dict[str, Any]:
         config: ExperimentConfig = self.config.experiments[experiment]
         return {
-            "experiment": config.model_dump(mode="json", exclude={"encoder", "split"}),
-            "encoder": self._encoder(config.encoder),
-            "encoder_name": config.encoder,
-            "grid": self.config.grids[self.config.encoders[config.encoder].grid],
+            "experiment": config.model_dump(mode="json", exclude={"encoder", "split", "pretrained"}),
+            "encoders": self._encoders(experiment),
+            "grid": self.config.grids[self.study.grid_of(experiment)],
             "split": config.split,
             "classes": self._classes(),
         }
 
+    def _pretrained_slice(self, experiment: str, fold: str) -> dict[str, Any]:
+        """What is not trained has no optimiser, no loss and no split."""
+        slice_ = self._train_slice(experiment, fold)
+        return {name: slice_[name] for name in ("encoders", "grid", "classes")} | {
+            "heads": slice_["experiment"]["heads"]
+        }
+
     def _maps_slice(self, experiment: str, fold: str) -> dict[str, Any]:
-        config = self.config.experiments[experiment]
-        encoder = config.encoder
         live = self.config.inference.source == "live"
-        body: dict[str, Any] = {"inference": self.config.inference, "encoder": self._encoder(encoder)}
-        body |= {"encoder_name": encoder, "split": config.split}
-        return body | ({"grid": self.config.grids[self.config.encoders[encoder].grid]} if live else {})
+        body: dict[str, Any] = {"inference": self.config.inference, "encoders": self._encoders(experiment)}
+        body["split"] = self.config.experiments[experiment].split
+        return body | ({"grid": self.config.grids[self.study.grid_of(experiment)]} if live else {})
 
     def _report_slice(self) -> dict[str, Any]:
         columns = ("slide_id", "patient_id", "platform", "he", "sp", "instances", "classes")
@@ -290,56 +352,3 @@ def _pick(row: SlideRow, columns: Iterable[str]) -> dict[str, Any]:
 
 def _extra(row: SlideRow, column: str) -> dict[str, str]:
     return {column: row.extra[column]} if column in row.extra else {}
-
-
-def share_package() -> None:
-    """Make the package importable in the jobs that this process starts, wherever the clone lies."""
-    source = str(Path(__file__).resolve().parents[2])
-    others = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path and path != source]
-    os.environ["PYTHONPATH"] = os.pathsep.join([source, *others])
-
-
-def forget_broken_records(records: Iterable[str], root: Path) -> list[str]:
-    """Remove job records that promise an artefact which is no longer there, so that its job runs again.
-
-    Snakemake itself does not notice a deleted intermediate artefact whose successors are up to date.
-
-    Parameters
-    ----------
-    records : iterable of str
-        Job records of the study.
-    root : Path
-        The results folder.
-
-    Returns
-    -------
-    list of str
-        A sentence for each record removed.
-    """
-    notes = []
-    for text in records:
-        record = Path(text)
-        if not record.is_file():
-            continue
-        missing = _first_missing(record, root)
-        if missing:
-            record.unlink()
-            notes.append(f"{missing} is gone: its job runs again ({record.relative_to(root)})")
-    return notes
-
-
-def _first_missing(record: Path, root: Path) -> str:
-    try:
-        body = read_json(record)
-        for item, state in body["items"].items():
-            if state["status"] != "ok":
-                continue
-            note = Paths(root).record(body["stage"], body["context"], item)
-            if not note.is_file():
-                return str(note)
-            for output in read_json(note)["outputs"]:
-                if not (root / output).exists():
-                    return str(root / output)
-    except (OSError, ValueError, KeyError, TypeError):
-        return str(record)
-    return ""

@@ -8,16 +8,20 @@ from pathlib import Path
 import torch
 
 from slideloom.artefacts.files import read_json
-from slideloom.artefacts.keys import digest_file
-from slideloom.config.model import EncoderConfig, GridConfig, InferenceConfig
+from slideloom.artefacts.keys import canonical, digest_file
+from slideloom.config.model import GridConfig, InferenceConfig
+from slideloom.encoders.file_digests import file_digests
+from slideloom.encoders.fit import marker_panel
+from slideloom.encoders.fused import open_tokens
+from slideloom.encoders.lattice import TileCache, TokenLattice
 from slideloom.encoders.registry import build_encoder
 from slideloom.encoders.store import EmbeddingStore
+from slideloom.errors import SlideloomError
 from slideloom.inference.predict import predict_slide
 from slideloom.inference.tiles import LiveTiles, StoredTiles, TileSource
 from slideloom.patches.statistics import ChannelStatistics
 from slideloom.patches.store import PatchStore
 from slideloom.slides.facts import load_facts
-from slideloom.slides.tables import Channel
 from slideloom.training.checkpoint import load_decoder
 from slideloom.training.splits import read_split
 from slideloom.workflow.job import Job
@@ -41,10 +45,9 @@ def run_maps(job: Job) -> None:
             return "its model was not trained"
         return [predictor.predict(slide, trained.digest)]
 
-    live = inference.source == "live"
     job.run(
         work,
-        requires=["facts", "patches"] if live else ["facts", "patches", "embeddings"],
+        requires=["facts", "patches", *(["embeddings"] if job.inputs.get("embeddings") else [])],
         shared=trained.digest + (predictor.encoder_digest if predictor else ""),
         per_item={slide: str(roles.get(slide)) for slide in job.rows},
     )
@@ -54,32 +57,44 @@ class _Predictor:
     def __init__(self, job: Job, inference: InferenceConfig, experiment: str, fold: str) -> None:
         self._job, self._inference = job, inference
         self._experiment, self._fold = experiment, fold
-        self._config = EncoderConfig(**job.config["encoder"])
-        self._name: str = job.config["encoder_name"]
+        self._names = [one["name"] for one in job.config["encoders"]]
+        self._grids = [one["encoder"]["grid"] for one in job.config["encoders"]]
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
         torch.set_num_threads(job.threads)
         model = job.paths.model(experiment, fold) / "decoder.safetensors"
         self._decoder, self._meta = load_decoder(model, self._device)
         self._live = inference.source == "live"
+        self._cache = TileCache()
         self.encoder_digest = ""
         if self._live:
             self._build_encoder()
 
     def _build_encoder(self) -> None:
-        panel = [Channel(marker, marker, "", False) for marker in self._meta.encoder["markers"]]
-        self._encoder = build_encoder(self._config, panel)
+        name = self._names[0]
+        config, uniprot = self._job.encoder_config(name), self._job.uniprot(name)
+        self._config = config
+        made_for = self._meta.encoder.get("fused", [self._meta.encoder])[0]
+        self._encoder = build_encoder(config, marker_panel([*made_for["markers"], *made_for["dropped"]], uniprot))
+        if self._encoder.weights != made_for["weights"]:
+            raise SlideloomError(
+                f"encoder {name} has the weights {self._encoder.weights}",
+                where=self._job.context,
+                expected=f"{made_for['weights']}, which the decoder was made for",
+                hint="Run the workflow, not this job alone: the decoder is made again for the new weights",
+                code="encoder_weights",
+            )
         self._statistics = None
-        if self._config.checkpoint:
-            self.encoder_digest = digest_file(self._config.checkpoint)
-        if self._config.statistics:
-            place = self._job.paths.statistics(self._name)
+        digests = file_digests(config, uniprot)
+        if config.statistics:
+            place = self._job.paths.statistics(name)
             self._statistics = ChannelStatistics.from_dict(read_json(place))
-            self.encoder_digest += digest_file(place)
+            digests["statistics"] = digest_file(place)
+        self.encoder_digest = canonical(digests)
 
     def predict(self, slide: str, model_digest: str) -> Path:
         """Write a slide's maps; returns where."""
         job = self._job
-        patches = PatchStore(job.paths.patches(self._config.grid, slide))
+        patches = PatchStore(job.paths.patches(self._grids[0], slide))
         place = job.paths.maps(self._experiment, self._fold, slide)
         about = {
             "slide_id": slide,
@@ -104,8 +119,12 @@ class _Predictor:
 
     def _tiles(self, slide: str, patches: PatchStore) -> TileSource:
         paths = self._job.paths
+        others = [
+            (paths.patches(grid, slide), paths.embeddings(name, slide))
+            for name, grid in zip(self._names[1:], self._grids[1:], strict=True)
+        ]
         if not self._live:
-            stored = EmbeddingStore(paths.embeddings(self._name, slide))
+            stored = open_tokens(paths.embeddings(self._names[0], slide), patches, others, self._cache)
             return StoredTiles(patches, stored, self._meta.blocks, self._decoder.config.image_skip)
         return LiveTiles(
             self._job.rows[slide],
@@ -120,4 +139,6 @@ class _Predictor:
             self._statistics,
             self._device,
             self._inference.precision,
+            [TokenLattice(EmbeddingStore(place), PatchStore(tiles), self._cache) for tiles, place in others],
+            self._meta.blocks,
         )

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
 
 from slideloom.artefacts.keys import canonical
+from slideloom.artefacts.stage import ItemState
 from slideloom.config.model import DecoderConfig, GridConfig, LossConfig, TrainingConfig
 from slideloom.errors import SlideError, SlideloomError
 from slideloom.slides.tables import ClassTable
@@ -24,20 +25,20 @@ _LOG = logging.getLogger(__name__)
 
 
 def run_train(job: Job) -> None:
-    """Train on the slides of the split that have patches, targets and embeddings; say which have not."""
+    """Train on the slides of the split that have patches, targets and tokens; say which have not."""
     experiment, fold = job.wildcards["experiment"], job.wildcards["fold"]
-    states = {stage: job.states(stage) for stage in ("patches", "targets", "embeddings")}
+    # By grid or encoder: an experiment on both images of a slide needs the stores of each.
+    stages = [job.states_by_context(stage) for stage in ("patches", "targets", "embeddings")]
+    states = [found for contexts in stages for found in contexts.values()]
     split = read_split(job.paths.split(job.config["split"]))
     roles: dict[str, list[str]] = {}
     for role in ("train", "val"):
-        wanted = [slide for slide in slides_with_role(split, fold, role) if slide in states["embeddings"]]
-        roles[role] = [s for s in wanted if all(s in found and found[s].status == "ok" for found in states.values())]
+        wanted = [slide for slide in slides_with_role(split, fold, role) if all(slide in found for found in states)]
+        roles[role] = [slide for slide in wanted if all(found[slide].status == "ok" for found in states)]
         if left_out := sorted(set(wanted) - set(roles[role])):
             told = ", ".join(left_out)
             _LOG.warning("%s: %d of %d %s slides left out: %s", job.context, len(left_out), len(wanted), role, told)
-    inputs = canonical(
-        {role: {slide: [found[slide].digest for found in states.values()] for slide in roles[role]} for role in roles}
-    )
+    inputs = canonical({role: {slide: _digests(states, slide) for slide in roles[role]} for role in roles})
 
     def work(_: str) -> Iterable[Path]:
         config = job.config["experiment"]
@@ -66,8 +67,21 @@ def run_train(job: Job) -> None:
     job.run(work, items=[fold], shared=inputs)
 
 
+def _digests(states: Iterable[Mapping[str, ItemState]], slide: str) -> list[str]:
+    return [found[slide].digest for found in states]
+
+
 def _data(job: Job, slides: Iterable[str]) -> tuple[SlideData, ...]:
-    paths, encoder = job.paths, job.config["encoder_name"]
-    grid = job.config["encoder"]["grid"]
-    places = [(s, paths.patches(grid, s), paths.targets(grid, s), paths.embeddings(encoder, s)) for s in slides]
-    return tuple(SlideData(*place) for place in places)
+    paths = job.paths
+    encoders = [(one["name"], one["encoder"]["grid"]) for one in job.config["encoders"]]
+    (name, grid), others = encoders[0], encoders[1:]
+    return tuple(
+        SlideData(
+            slide,
+            paths.patches(grid, slide),
+            paths.targets(grid, slide),
+            paths.embeddings(name, slide),
+            tuple((paths.patches(other, slide), paths.embeddings(further, slide)) for further, other in others),
+        )
+        for slide in slides
+    )
