@@ -19,7 +19,7 @@ from torch import Tensor
 
 from slideloom.decoders.cellvit_model import CellViT
 from slideloom.encoders.base import even_blocks
-from slideloom.encoders.cellvit_file import CellViTFile
+from slideloom.encoders.cellvit.file import CellViTFile
 from slideloom.encoders.registry import find_encoder
 
 WANTED = 1.2

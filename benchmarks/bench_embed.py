@@ -33,12 +33,12 @@ from slideloom.artefacts.stage import Outcome, Stage
 from slideloom.artefacts.zarrio import create_array, create_group, read_array, write_array
 from slideloom.config.catalogue import complete
 from slideloom.config.model import EncoderConfig
-from slideloom.encoders.account import PARTS, Account
 from slideloom.encoders.base import RGB, Encoder
-from slideloom.encoders.embed import Embedder, Request
+from slideloom.encoders.embedding.account import PARTS, Account
+from slideloom.encoders.embedding.embed import Embedder, Request
+from slideloom.encoders.embedding.store import EmbeddingStore
 from slideloom.encoders.fit import marker_panel, used_statistics
 from slideloom.encoders.registry import build_encoder
-from slideloom.encoders.store import EmbeddingStore
 from slideloom.patches.statistics import ChannelStatistics, channel_statistics
 from slideloom.patches.store import PatchStore
 from slideloom.slides.tables import Channel

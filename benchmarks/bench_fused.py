@@ -26,8 +26,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
 from slideloom.artefacts.stage import SCHEMA_VERSION
 from slideloom.artefacts.zarrio import create_array, create_group, write_array
+from slideloom.encoders.embedding.store import EmbeddingStore
 from slideloom.encoders.fused import TokenReader, open_tokens
-from slideloom.encoders.store import EmbeddingStore
 from slideloom.patches.store import PatchStore
 from slideloom.slides.grid import TileGrid
 

@@ -24,8 +24,8 @@ from torch.nn import functional
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
-from slideloom.encoders.virtues_net import Architecture, VirTuesNet, drawn_net
-from slideloom.encoders.virtues_weights import VirTuesFile, published_state
+from slideloom.encoders.virtues.net import Architecture, VirTuesNet, drawn_net
+from slideloom.encoders.virtues.weights import VirTuesFile, published_state
 
 Tokens = dict[int, Tensor]
 

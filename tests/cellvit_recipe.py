@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from slideloom.encoders.cellvit import encoder_module
-from slideloom.encoders.sam import SAMEncoder
-from slideloom.encoders.vit import ViT
+from slideloom.encoders.cellvit.encoder import encoder_module
+from slideloom.encoders.cellvit.sam import SAMEncoder
+from slideloom.encoders.cellvit.vit import ViT
 
 __all__ = ["encoder", "golden", "image", "key_list", "keys_of", "models", "weight", "weights"]
 

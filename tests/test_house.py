@@ -71,7 +71,7 @@ def test_planning_imports_nothing_heavy(module: str) -> None:
 @pytest.mark.parametrize(
     ("script", "foreign"),
     [
-        ("train", {"slides.read_tiff", "slides.open", "patches.cut", "encoders.timm_vit", "instances.segment"}),
+        ("train", {"slides.read_tiff", "slides.open", "patches.cut", "encoders.timm_models.vit", "instances.segment"}),
         ("instances", {"slides.read_tiff", "decoders.cellvit", "training.loop", "inference.predict"}),
         ("patches", {"encoders.base", "training.loop", "instances.segment", "metrics.panoptic"}),
         ("reports", {"slides.read_tiff", "training.loop", "instances.stitch"}),

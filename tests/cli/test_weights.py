@@ -15,7 +15,7 @@ from slideloom.cli.main import app
 from slideloom.cli.weights import FileReport, describe_entry, examine_weights
 from slideloom.config.catalogue import CATALOGUE
 from slideloom.config.load import load_config
-from slideloom.encoders.recognise import misfits, recognise
+from slideloom.encoders.checkpoints.recognise import misfits, recognise
 from slideloom.slides.tables import Channel
 
 VIT = {
@@ -106,7 +106,7 @@ def test_without_hash_nothing_is_read_through(weighted: Path, monkeypatch: pytes
         raise AssertionError("read through")
 
     monkeypatch.setattr("slideloom.cli.weights.check_checksums", fail)
-    monkeypatch.setattr("slideloom.encoders.weight_files.hashlib.file_digest", fail)
+    monkeypatch.setattr("slideloom.encoders.checkpoints.files.hashlib.file_digest", fail)
     assert run("weights", weighted, "--no-hash").exit_code == 0
     assert {one.sha256 for one in reports(weighted, digest=False).values()} == {""}
 

@@ -10,8 +10,8 @@ from tests.cellvit_recipe import golden, image, key_list, models, weights
 from slideloom.config.model import DecoderConfig
 from slideloom.decoders.cellvit import build_decoder, expand_blocks
 from slideloom.encoders.base import EncoderSpec
-from slideloom.encoders.timm_vit import TimmViT
-from slideloom.encoders.torchvision_guard import ensure_torchvision
+from slideloom.encoders.timm_models.torchvision_guard import ensure_torchvision
+from slideloom.encoders.timm_models.vit import TimmViT
 
 
 def test_timm_encoder_and_decoder_equal_the_original_model(shared: Path) -> None:

@@ -12,9 +12,9 @@ import pytest
 from slideloom.config.model import DecoderConfig, EncoderConfig, GridConfig, NormalisationConfig, TissueConfig
 from slideloom.decoders.cellvit import CellViTDecoder, build_decoder
 from slideloom.encoders.base import Encoder
-from slideloom.encoders.embed import embed_slide
+from slideloom.encoders.embedding.embed import embed_slide
+from slideloom.encoders.embedding.store import EmbeddingStore
 from slideloom.encoders.registry import build_encoder
-from slideloom.encoders.store import EmbeddingStore
 from slideloom.inference.tiles import LiveTiles, StoredTiles
 from slideloom.patches.cut import cut_patches
 from slideloom.patches.store import PatchStore

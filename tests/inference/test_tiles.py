@@ -15,12 +15,12 @@ from torch.nn import functional
 
 from slideloom.config.model import DecoderConfig, EncoderConfig, GridConfig, NormalisationConfig
 from slideloom.decoders.cellvit import build_decoder
-from slideloom.encoders.embed import embed_slide
+from slideloom.encoders.embedding.embed import embed_slide
+from slideloom.encoders.embedding.store import EmbeddingStore
 from slideloom.encoders.fused import open_tokens
 from slideloom.encoders.lattice import TokenLattice
 from slideloom.encoders.mean_marker import MeanMarker
 from slideloom.encoders.registry import build_encoder
-from slideloom.encoders.store import EmbeddingStore
 from slideloom.inference.tiles import LiveTiles, StoredTiles, TileSource
 from slideloom.patches.cut import cut_patches
 from slideloom.patches.store import PatchStore

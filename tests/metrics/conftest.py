@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from slideloom.encoders.torchvision_guard import ensure_torchvision
+from slideloom.encoders.timm_models.torchvision_guard import ensure_torchvision
 
 ensure_torchvision()

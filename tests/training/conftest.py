@@ -20,7 +20,7 @@ from slideloom.config.model import (
     TissueConfig,
     TrainingConfig,
 )
-from slideloom.encoders.embed import embed_slide
+from slideloom.encoders.embedding.embed import embed_slide
 from slideloom.encoders.registry import build_encoder
 from slideloom.patches.cut import cut_patches
 from slideloom.patches.statistics import ChannelStatistics

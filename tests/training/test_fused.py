@@ -15,9 +15,9 @@ import pytest
 import torch
 
 from slideloom.config.model import DecoderConfig, EncoderConfig, GridConfig, NormalisationConfig
+from slideloom.encoders.embedding.store import EmbeddingStore
 from slideloom.encoders.fused import FusedEmbeddings, open_tokens
 from slideloom.encoders.lattice import TokenFrame, TokenLattice
-from slideloom.encoders.store import EmbeddingStore
 from slideloom.errors import SlideloomError
 from slideloom.patches.store import PatchStore
 from slideloom.training.checkpoint import load_decoder

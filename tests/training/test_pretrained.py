@@ -17,9 +17,9 @@ from slideloom.config.model import EncoderConfig, Head
 from slideloom.decoders.cellvit import expand_blocks
 from slideloom.decoders.cellvit_model import CellViT, load_cellvit
 from slideloom.encoders.base import RGB, Encoder, EncoderSpec, encoder_record
-from slideloom.encoders.cellvit import CellViTEncoder
+from slideloom.encoders.cellvit.encoder import CellViTEncoder
+from slideloom.encoders.checkpoints.files import file_sha256
 from slideloom.encoders.registry import build_encoder
-from slideloom.encoders.weight_files import file_sha256
 from slideloom.errors import SlideloomError
 from slideloom.slides.tables import Channel, ClassTable, read_classes
 from slideloom.training.checkpoint import load_decoder

@@ -18,9 +18,9 @@ from slideloom.artefacts.files import read_json
 from slideloom.artefacts.keys import digest_tree
 from slideloom.artefacts.paths import Paths
 from slideloom.artefacts.zarrio import read_attributes
-from slideloom.encoders.cellvit_file import CellViTFile
-from slideloom.encoders.store import EmbeddingStore
-from slideloom.encoders.weight_files import file_sha256
+from slideloom.encoders.cellvit.file import CellViTFile
+from slideloom.encoders.checkpoints.files import file_sha256
+from slideloom.encoders.embedding.store import EmbeddingStore
 from slideloom.training.checkpoint import read_meta
 
 from .conftest import Workspace

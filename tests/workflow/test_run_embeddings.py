@@ -20,9 +20,9 @@ from slideloom.artefacts.paths import Paths
 from slideloom.artefacts.stage import ItemState
 from slideloom.artefacts.zarrio import create_group, write_array
 from slideloom.config.model import EncoderConfig
-from slideloom.encoders.embed import Embedder
+from slideloom.encoders.embedding.embed import Embedder
+from slideloom.encoders.embedding.store import EmbeddingStore
 from slideloom.encoders.registry import build_encoder
-from slideloom.encoders.store import EmbeddingStore
 from slideloom.slides.tables import Channel
 from slideloom.workflow.job import Job
 from slideloom.workflow.run_embeddings import run_embeddings

@@ -148,7 +148,7 @@ def examine(study: Study, *, deep: bool = False, workers: int | None = None) -> 
 
 
 def _embedded(study: Study) -> dict[str, _Embedded]:
-    from slideloom.encoders.weight_files import vector_names
+    from slideloom.encoders.checkpoints.files import vector_names
 
     table = {channel.marker: channel.uniprot for channel in study.markers.channels if channel.uniprot}
     used = {name for experiment in study.config.experiments.values() for name in experiment.encoder}

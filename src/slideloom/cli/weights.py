@@ -13,8 +13,8 @@ from rich.table import Table
 
 from slideloom.config.catalogue import CATALOGUE, EncoderEntry, find_entry
 from slideloom.config.model import EncoderConfig, NormalisationConfig, StudyConfig
-from slideloom.encoders.recognise import misfits, recognise
-from slideloom.encoders.weight_files import check_checksums, check_file, file_sha256, read_archive, vector_names
+from slideloom.encoders.checkpoints.files import check_checksums, check_file, file_sha256, read_archive, vector_names
+from slideloom.encoders.checkpoints.recognise import misfits, recognise
 from slideloom.errors import SlideloomError
 from slideloom.slides.tables import Channel
 
@@ -62,7 +62,7 @@ class FileReport:
     Attributes
     ----------
     where : str
-        Config key, such as ``encoders.virtues.checkpoint``.
+        Config key, such as ``encoders.virtues.encoder.checkpoint``.
     path : Path or None
         The file or folder; None where none is needed, or none is named.
     size : int or None
@@ -135,7 +135,7 @@ def _checkpoint(
         if kind == "zip" and digest:
             check_checksums(path)
         # Only now: torch takes seconds to load, and a file that is not there needs none of it.
-        from slideloom.encoders.weights import read_weights
+        from slideloom.encoders.checkpoints.weights import read_weights
 
         weights = read_weights(path, digest=digest)
     except SlideloomError as error:

@@ -19,10 +19,10 @@ from torch import Tensor, nn
 from slideloom.config.model import DecoderConfig, Head
 from slideloom.decoders.cellvit import CellViTDecoder, build_decoder
 from slideloom.encoders.base import DECODER_INPUTS
-from slideloom.encoders.cellvit import encoder_module
-from slideloom.encoders.cellvit_file import CellViTFile, describe_checkpoint
-from slideloom.encoders.sam import SAMEncoder
-from slideloom.encoders.weights import Weights, load_strict, read_weights
+from slideloom.encoders.cellvit.encoder import encoder_module
+from slideloom.encoders.cellvit.file import CellViTFile, describe_checkpoint
+from slideloom.encoders.cellvit.sam import SAMEncoder
+from slideloom.encoders.checkpoints.weights import Weights, load_strict, read_weights
 from slideloom.errors import SlideloomError
 
 __all__ = ["PUBLISHED_HEADS", "CellViT", "cellvit_from_weights", "load_cellvit"]
@@ -133,7 +133,7 @@ def cellvit_from_weights(weights: Weights) -> tuple[CellViT, CellViTFile]:
     Parameters
     ----------
     weights : Weights
-        Of :func:`slideloom.encoders.weights.read_weights`.
+        Of :func:`slideloom.encoders.checkpoints.weights.read_weights`.
 
     Returns
     -------
@@ -202,7 +202,7 @@ def load_cellvit(path: Path) -> tuple[CellViT, CellViTFile]:
     Raises
     ------
     SlideloomError
-        What :func:`~slideloom.encoders.weights.read_weights` refuses; an architecture that is none of CellViT's; and
-        ``checkpoint_keys``: keys missing, unexpected or of another shape than the architecture's.
+        What :func:`~slideloom.encoders.checkpoints.weights.read_weights` refuses; an architecture that is none of
+        CellViT's; and ``checkpoint_keys``: keys missing, unexpected or of another shape than the architecture's.
     """
     return cellvit_from_weights(read_weights(path))

@@ -88,13 +88,13 @@ def encoder_gflop(entry: EncoderEntry, tile_px: int, markers: int = 0) -> float:
 
 
 def _run_timm(entry: EncoderEntry, tile_px: int) -> None:
-    from slideloom.encoders.timm_vit import bare_encoder
+    from slideloom.encoders.timm_models.vit import bare_encoder
 
     bare_encoder(entry).encode(torch.empty(1, len(RGB), tile_px, tile_px, device="meta"))
 
 
 def _run_cellvit(entry: EncoderEntry, tile_px: int) -> None:
-    from slideloom.encoders.cellvit import encoder_module
+    from slideloom.encoders.cellvit.encoder import encoder_module
 
     # Its positions are derived once a size, which needs a device that knows precisions: so on one that only pretends.
     with FakeTensorMode(), torch.inference_mode():

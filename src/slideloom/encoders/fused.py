@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slideloom.encoders.base import spread
+from slideloom.encoders.embedding.store import EmbeddingStore
 from slideloom.encoders.lattice import TileCache, TokenFrame, TokenLattice
-from slideloom.encoders.store import EmbeddingStore
 from slideloom.errors import SlideloomError
 from slideloom.patches.store import Indices, PatchStore
 

@@ -26,7 +26,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-from slideloom.encoders.store import EmbeddingStore
+from slideloom.encoders.embedding.store import EmbeddingStore
 from slideloom.errors import SlideloomError
 from slideloom.patches.store import PatchStore
 

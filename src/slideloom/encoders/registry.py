@@ -22,19 +22,19 @@ def _mean_marker(config: EncoderConfig, entry: EncoderEntry, channels: Sequence[
 
 
 def _virtues(config: EncoderConfig, entry: EncoderEntry, channels: Sequence[Channel]) -> Encoder:
-    from slideloom.encoders.virtues import build_virtues
+    from slideloom.encoders.virtues.encoder import build_virtues
 
     return build_virtues(config, entry, channels)
 
 
 def _cellvit(config: EncoderConfig, entry: EncoderEntry, channels: Sequence[Channel]) -> Encoder:
-    from slideloom.encoders.cellvit import build_cellvit
+    from slideloom.encoders.cellvit.encoder import build_cellvit
 
     return build_cellvit(config, entry)
 
 
 def _timm(config: EncoderConfig, entry: EncoderEntry, channels: Sequence[Channel]) -> Encoder:
-    from slideloom.encoders.timm_vit import build_timm
+    from slideloom.encoders.timm_models.vit import build_timm
 
     return build_timm(config, entry)
 

@@ -20,8 +20,8 @@ from slideloom.artefacts.tables import write_table
 from slideloom.config.model import Head
 from slideloom.decoders.cellvit import CellViTDecoder, build_decoder
 from slideloom.decoders.cellvit_model import PUBLISHED_HEADS, cellvit_from_weights
-from slideloom.encoders.cellvit_file import CellViTFile
-from slideloom.encoders.weights import Weights, read_weights
+from slideloom.encoders.cellvit.file import CellViTFile
+from slideloom.encoders.checkpoints.weights import Weights, read_weights
 from slideloom.errors import SlideloomError
 from slideloom.slides.tables import ClassTable
 from slideloom.training.checkpoint import DecoderMeta, save_decoder

@@ -9,8 +9,8 @@ import torch
 from slideloom.artefacts.files import read_json
 from slideloom.artefacts.keys import canonical, digest_text
 from slideloom.artefacts.stage import Outcome
-from slideloom.encoders.embed import Embedder, Request
-from slideloom.encoders.file_digests import file_digests
+from slideloom.encoders.checkpoints.digests import file_digests
+from slideloom.encoders.embedding.embed import Embedder, Request
 from slideloom.encoders.registry import build_encoder
 from slideloom.errors import SlideError
 from slideloom.patches.statistics import ChannelStatistics

@@ -10,12 +10,12 @@ import torch
 from slideloom.artefacts.files import read_json
 from slideloom.artefacts.keys import canonical, digest_file
 from slideloom.config.model import GridConfig, InferenceConfig
-from slideloom.encoders.file_digests import file_digests
+from slideloom.encoders.checkpoints.digests import file_digests
+from slideloom.encoders.embedding.store import EmbeddingStore
 from slideloom.encoders.fit import marker_panel
 from slideloom.encoders.fused import open_tokens
 from slideloom.encoders.lattice import TileCache, TokenLattice
 from slideloom.encoders.registry import build_encoder
-from slideloom.encoders.store import EmbeddingStore
 from slideloom.errors import SlideloomError
 from slideloom.inference.predict import predict_slide
 from slideloom.inference.tiles import LiveTiles, StoredTiles, TileSource

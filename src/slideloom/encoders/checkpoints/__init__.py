@@ -1,0 +1,1 @@
+"""Weights on disk: recognised, checked, read without running code."""

@@ -1,0 +1,1 @@
+"""Slides through an encoder: full batches across slides, and the store of tokens that they leave."""

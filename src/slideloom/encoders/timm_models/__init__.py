@@ -1,0 +1,1 @@
+"""Vision transformers of timm, the pathology foundation models among them."""

@@ -1,0 +1,1 @@
+"""VirTues: the network, its published key schemes, and the encoder that reads any markers."""
