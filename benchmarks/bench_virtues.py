@@ -14,11 +14,10 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from bench_decoder import clock
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -116,17 +115,6 @@ class PlainVirTues(nn.Module):
             if number in wanted:
                 found[number] = tokens[0].clone()
         return {**found, 0: self.net.norm(tokens)[0]}
-
-
-def clock(work: Callable[[], object], device: str) -> tuple[float, float]:
-    """Wall and CPU seconds of one call."""
-    if device != "cpu":
-        torch.cuda.synchronize()
-    wall, cpu = time.perf_counter(), time.process_time()
-    work()
-    if device != "cpu":
-        torch.cuda.synchronize()
-    return time.perf_counter() - wall, time.process_time() - cpu
 
 
 def main() -> None:

@@ -238,6 +238,14 @@ def test_five_different_mistakes_are_told_at_once() -> None:
             put("experiments.he.pretrained", "none.pth", ("encoders.vit", PUBLISHED | {"checkpoint": "c.csv"})),
             ("experiments.he.pretrained: 'none.pth' does not exist",),
         ),
+        (
+            put(
+                "experiments.he",
+                {"encoder": "vit", "split": "holdout", "pretrained": "c.csv", "training": {"epochs": 3}},
+                ("encoders.vit", PUBLISHED | {"checkpoint": "c.csv"}),
+            ),
+            ("experiments.he.training: plays no part",),
+        ),
         (put("experiments.he.pretrained", "c.csv"), ("its encoder does not come from the same file",)),
         (
             put(

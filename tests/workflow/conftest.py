@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,16 +77,31 @@ class Workspace:
         return counts
 
 
-@pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Workspace:
-    """The small study, run once to its end, whatever the number of pytest's workers."""
+def run_once(
+    tmp_path_factory: pytest.TempPathFactory, worker_id: str, name: str, run: Callable[[Path], None]
+) -> Workspace:
+    """A study run to its end once, whatever the number of pytest's workers."""
     base = tmp_path_factory.getbasetemp()
-    folder = (base if worker_id == "master" else base.parent) / "study"
+    folder = (base if worker_id == "master" else base.parent) / name
     with FileLock(f"{folder}.lock"):
         if not (folder / "finished").exists():
-            _run_study(folder)
+            run(folder)
             (folder / "finished").touch()
     return Workspace(folder)
+
+
+def copied(study: Workspace, place: Path) -> Workspace:
+    """A copy of a finished study that a test may edit."""
+    shutil.copytree(study.folder, place, symlinks=True)
+    copy = Workspace(place)
+    copy.config_path.write_text(copy.config_path.read_text().replace(str(study.folder), str(place)))
+    return copy
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Workspace:
+    """The small study."""
+    return run_once(tmp_path_factory, worker_id, "study", _run_study)
 
 
 def _run_study(folder: Path) -> None:

@@ -12,7 +12,6 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
-from filelock import FileLock
 
 from slideloom.artefacts.files import read_json
 from slideloom.artefacts.keys import digest_tree
@@ -23,7 +22,7 @@ from slideloom.encoders.checkpoints.files import file_sha256
 from slideloom.encoders.embedding.store import EmbeddingStore
 from slideloom.training.checkpoint import read_meta
 
-from .conftest import Workspace
+from .conftest import Workspace, copied, run_once
 
 pytestmark = [pytest.mark.workflow, pytest.mark.slow]
 NAMES = ("Background", "Neoplastic", "Inflammatory", "Connective", "Dead", "Epithelial")
@@ -99,23 +98,13 @@ def _write(folder: Path) -> Workspace:
 @pytest.fixture(scope="session")
 def embedded(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Workspace:
     """The study, run once to its end."""
-    base = tmp_path_factory.getbasetemp()
-    folder = (base if worker_id == "master" else base.parent) / "encoders"
-    with FileLock(f"{folder}.lock"):
-        if not (folder / "finished").exists():
-            _write(folder).run()
-            (folder / "finished").touch()
-    return Workspace(folder)
+    return run_once(tmp_path_factory, worker_id, "encoders", lambda folder: _write(folder).run())
 
 
 @pytest.fixture
 def workspace(embedded: Workspace, tmp_path: Path) -> Workspace:
     """A copy of the finished study that a test may edit."""
-    copy = tmp_path / "study"
-    shutil.copytree(embedded.folder, copy, symlinks=True)
-    text = (copy / "config.yaml").read_text().replace(str(embedded.folder), str(copy))
-    (copy / "config.yaml").write_text(text)
-    return Workspace(copy)
+    return copied(embedded, tmp_path / "study")
 
 
 def _paths(workspace: Workspace) -> Paths:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from .conftest import RULES, Workspace
+from .conftest import RULES, Workspace, copied
 
 pytestmark = [pytest.mark.workflow, pytest.mark.slow]
 
@@ -17,11 +17,7 @@ pytestmark = [pytest.mark.workflow, pytest.mark.slow]
 @pytest.fixture
 def workspace(finished: Workspace, tmp_path: Path) -> Workspace:
     """A copy of the finished study that a test may edit."""
-    copy = tmp_path / "study"
-    shutil.copytree(finished.folder, copy, symlinks=True)
-    text = (copy / "config.yaml").read_text().replace(str(finished.folder), str(copy))
-    (copy / "config.yaml").write_text(text)
-    return Workspace(copy)
+    return copied(finished, tmp_path / "study")
 
 
 def _worked(workspace: Workspace, stage: str) -> list[str]:

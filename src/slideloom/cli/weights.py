@@ -30,7 +30,8 @@ def describe_entry(entry: EncoderEntry) -> list[tuple[str, str]]:
     token = f", tokens of {entry.token_px} px" if entry.token_px else ""
     tile = f"tiles of {entry.tile_px} px{token}" if entry.tile_px else f"tiles of any size{token}"
     low, high = entry.mpp_um or (None, None)
-    scale = f"{low:g} to {high:g} µm/px" if entry.mpp_um else "at any resolution"
+    open_scale = "at the checkpoint's resolution" if entry.family == "cellvit" else "at any resolution"
+    scale = f"{low:g} to {high:g} µm/px" if entry.mpp_um else open_scale
     needs = [" or ".join(entry.files) or ("a checkpoint" if entry.weights else "nothing")]
     if entry.embedding:
         needs.append("an ESM-2 vector of each marker's protein (marker_embeddings)")

@@ -178,7 +178,9 @@ def describe_experiments(config: StudyConfig) -> dict[str, str]:
         if seeds := [f"{one} seed {encoder.random}" for one, encoder in encoders if encoder.random is not None]:
             parts.insert(1, f"RANDOM WEIGHTS: {', '.join(seeds)}")
         if experiment.pretrained is not None:
-            parts.append(f"published model {experiment.pretrained.name}, not trained here")
+            parts.append(
+                f"published model {experiment.pretrained.name}, not trained here; such models have seen 90 % of PanNuke"
+            )
         if experiment.training.shuffle_targets:
             parts.append("control: SHUFFLED TARGETS")
         result[name] = " · ".join(parts)

@@ -247,9 +247,14 @@ def _pretrained(evidence: Evidence, name: str, experiment: ExperimentConfig) -> 
         hint = f"Set 'encoders.{experiment.first_encoder}.checkpoint: {file}'"
         yield evidence.at(*path, what="its encoder does not come from the same file", hint=hint)
     if "boundary" in experiment.heads:
-        yield evidence.at(
-            "experiments", name, "heads", what="a published CellViT has no head 'boundary'", hint="Leave it out"
-        )
+        what = "a published CellViT has no head 'boundary'"
+        yield evidence.at("experiments", name, "heads", what=what, hint="Leave it out")
+    for key in ("decoder", "loss", "training"):
+        if key in experiment.model_fields_set:
+            what = "plays no part: a published model is used as it is"
+            yield evidence.at(
+                "experiments", name, key, what=what, hint="Remove the key, or remove 'pretrained' to train"
+            )
 
 
 # ---- inference -------------------------------------------------------------------------------------------------------
