@@ -2,8 +2,6 @@
 
 
 rule train:
-    wildcard_constraints:
-        experiment=one_of(TRAINED),
     input:
         split=split_record,
         patches=train_patches,
@@ -15,6 +13,8 @@ rule train:
         log_of("train", "{experiment}", unit="{fold}"),
     benchmark:
         benchmark_of("train", "{experiment}", unit="{fold}")
+    wildcard_constraints:
+        experiment=one_of(TRAINED),
     conda:
         ENV
     params:
@@ -24,8 +24,6 @@ rule train:
 
 
 rule pretrained:
-    wildcard_constraints:
-        experiment=one_of(PUBLISHED),
     input:
         checkpoint=pretrained_file,
         weights=weight_files,
@@ -35,6 +33,8 @@ rule pretrained:
         log_of("train", "{experiment}", unit="{fold}"),
     benchmark:
         benchmark_of("train", "{experiment}", unit="{fold}")
+    wildcard_constraints:
+        experiment=one_of(PUBLISHED),
     conda:
         ENV
     params:
