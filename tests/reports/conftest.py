@@ -88,7 +88,7 @@ class Cohort:
         size = labels.shape
         weights = "random:3" if random_weights else f"sha256:{'ab' * 32} + sha256:{'cd' * 32}"
         attributes = {"scale": 1.0, "mpp_um": 0.25, "height_px": size[0], "width_px": size[1]}
-        attributes |= {"encoder_weights": weights}
+        attributes |= {"encoder_weights": weights, "encoder_notes": [f"{experiment} does not read DNA"]}
         create_group(maps, {**attributes, "heads": ["nucleus", "hv", "classes"]})
         write_array(maps / "covered", np.ones(size, np.uint8))
         write_array(maps / "nucleus", np.where(labels > 0, 220, 12).astype(np.uint8))

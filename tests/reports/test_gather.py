@@ -57,6 +57,7 @@ def test_every_table_records_the_encoders_weights(cohort: Any, tables: dict[str,
             "good": [f"sha256:{'ab' * 32} + sha256:{'cd' * 32}"],
             "poor": ["random:3"],
         }
+        assert origin["encoder_notes"] == {name: [f"{name} does not read DNA"] for name in ("good", "poor")}
 
 
 def test_experiments_and_comparisons_keep_roles_apart(tables: dict[str, pd.DataFrame]) -> None:

@@ -146,6 +146,9 @@ def test_the_weights_stand_in_every_artefact_downstream(embedded: Workspace) -> 
             assert weights in str(pq.read_metadata(table).metadata)
     for table in (embedded.results / "reports").glob("*.parquet"):
         assert published in str(pq.read_metadata(table).metadata), table.name
+    page = (embedded.results / "reports" / "report.html").read_text()
+    for told in (published, "off resolution on purpose", "90 % of all three folds of PanNuke", "DRAWN from the seed"):
+        assert told in page
 
 
 def test_joined_tokens_are_as_wide_as_both(embedded: Workspace) -> None:

@@ -136,16 +136,16 @@ def gather_reports(
     accounts : mapping, optional
         By (rule, context, unit): ``tiles`` and ``gpu_seconds``, where a job told them.
     made_from : mapping, optional
-        JSON values for the metadata of every table, beside ``encoder_weights``: the digests of the encoder's weights
-        by experiment, as the scored slides recorded them.
+        JSON values for the metadata of every table, beside ``encoder_weights`` and ``encoder_notes``: by experiment,
+        the digests of the encoder's weights and what was noted of it, as the scored slides recorded them.
 
     Returns
     -------
     dict of str to pyarrow.Table
         By name; the files are ``{place}/{name}.parquet``. Without slides the tables are empty, columns complete.
     """
-    slides, classes, weights = gather_slides(runs, rows)
-    origin = {"encoder_weights": weights, **(made_from or {})}
+    slides, classes, recorded = gather_slides(runs, rows)
+    origin = {**recorded, **(made_from or {})}
     gathered: dict[str, list[dict[str, Any]]] = {
         "slides": slides,
         "classes": classes,
@@ -165,8 +165,8 @@ def gather_reports(
 
 def gather_slides(
     runs: Sequence[Run], rows: Sequence[SlideRow]
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]], dict[str, list[str]]]:
-    """Rows of ``slides.parquet`` and ``classes.parquet``, without the study, and which weights they come from.
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]], dict[str, dict[str, list[str]]]]:
+    """Rows of ``slides.parquet`` and ``classes.parquet``, without the study, and which encoders they come from.
 
     Parameters
     ----------
@@ -179,15 +179,16 @@ def gather_slides(
     -------
     slides, classes : list of dict
         In the order of the runs, slides in alphabetical order.
-    weights : dict of str to list of str
-        By experiment, what its slides' maps say of the encoder's weights (``sha256:<digits>``, ``random:<seed>`` or
-        ``none``): one text each, unless they were made at different times from different files.
+    recorded : dict of str to dict of str to list of str
+        By experiment, what its slides' maps say of the encoder. ``encoder_weights``: ``sha256:<digits>``,
+        ``random:<seed>`` or ``none``, one text each unless they were made at different times from different files.
+        ``encoder_notes``: what a reader must know, such as channels that were left out.
     """
     sheet = {row.slide_id: row for row in rows}
     roles: dict[Path, dict[tuple[str, str], str]] = {}
     slides: list[dict[str, Any]] = []
     classes: list[dict[str, Any]] = []
-    weights: dict[str, set[str]] = {}
+    recorded: dict[str, dict[str, list[str]]] = {"encoder_weights": {}, "encoder_notes": {}}
     for run in runs:
         if run.metrics and run.split not in roles:
             lines = pq.read_table(run.split, columns=["slide_id", "fold", "role"], partitioning=None).to_pylist()
@@ -205,9 +206,11 @@ def gather_slides(
             slides += [about | line for line in table.to_pylist()]
             classes += [about | line for line in read_table(CLASS_METRICS, folder / "classes.parquet").to_pylist()]
             maps = table_metadata(table)["made_from"].get("maps", {})
-            if "encoder_weights" in maps:
-                weights.setdefault(run.experiment, set()).add(str(maps["encoder_weights"]))
-    return slides, classes, {name: sorted(found) for name, found in weights.items()}
+            for key, kept in recorded.items():
+                if key in maps:
+                    texts = maps[key] if isinstance(maps[key], list) else [maps[key]]
+                    kept[run.experiment] = list(dict.fromkeys([*kept.get(run.experiment, []), *map(str, texts)]))
+    return slides, classes, recorded
 
 
 def gather_training(runs: Sequence[Run]) -> list[dict[str, Any]]:

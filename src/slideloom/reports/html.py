@@ -101,8 +101,12 @@ def render_report(
     read = {name: read_table(schema, tables / f"{name}.parquet") for name, schema in REPORT_TABLES.items()}
     found = {name: table.to_pylist() for name, table in read.items()}
     slides = found["slides"]
-    weights = table_metadata(read["slides"])["made_from"].get("encoder_weights", {})
-    described = {name: line + _weights_text(weights.get(name, ())) for name, line in (experiments or {}).items()}
+    recorded = table_metadata(read["slides"])["made_from"]
+    weights, notes = recorded.get("encoder_weights", {}), recorded.get("encoder_notes", {})
+    described = {
+        name: " · ".join([line, *_weight_texts(weights.get(name, ())), *notes.get(name, ())])
+        for name, line in (experiments or {}).items()
+    }
     names = list(
         dict.fromkeys([*described, *(row["experiment"] for table in ("slides", "training") for row in found[table])])
     )
@@ -178,19 +182,17 @@ def describe_experiments(config: StudyConfig) -> dict[str, str]:
         if seeds := [f"{one} seed {encoder.random}" for one, encoder in encoders if encoder.random is not None]:
             parts.insert(1, f"RANDOM WEIGHTS: {', '.join(seeds)}")
         if experiment.pretrained is not None:
-            parts.append(
-                f"published model {experiment.pretrained.name}, not trained here; such models have seen 90 % of PanNuke"
-            )
+            parts.append(f"published model {experiment.pretrained.name}, not trained here")
         if experiment.training.shuffle_targets:
             parts.append("control: SHUFFLED TARGETS")
         result[name] = " · ".join(parts)
     return result
 
 
-def _weights_text(weights: Sequence[str]) -> str:
+def _weight_texts(weights: Sequence[str]) -> list[str]:
     """The digests of published weights; that an encoder ran without any is told already."""
     digests = dict.fromkeys(part for text in weights for part in text.split(" + ") if part.startswith("sha256:"))
-    return f" · weights {', '.join(digests)}" if digests else ""
+    return [f"weights {', '.join(digests)}"] if digests else []
 
 
 def installed_versions() -> dict[str, str]:

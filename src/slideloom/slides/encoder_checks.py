@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 
-from slideloom.config.catalogue import EncoderEntry, find_entry, nearest_entries
+from slideloom.config.catalogue import CATALOGUE, EncoderEntry, find_entry, nearest_entries
 from slideloom.config.model import EncoderConfig
 from slideloom.errors import Problem
 from slideloom.slides.delimited import nearest
@@ -31,8 +31,8 @@ def check_encoder(evidence: Evidence, name: str, encoder: EncoderConfig) -> Iter
         yield evidence.at(*path, "blocks", what=f"{encoder.blocks} must rise, each block once")
     entry = find_entry(encoder.model)
     if entry is None:
-        near = nearest_entries(encoder.model)
-        hint = f"Did you mean {near[0]!r}?" if len(near) == 1 else f"There is: {', '.join(near)}"
+        near = nearest(encoder.model, [name for name in CATALOGUE if "<" not in name])
+        hint = f"Did you mean {near!r}?" if near else f"There is: {', '.join(nearest_entries(encoder.model))}"
         yield evidence.at(*path, "model", what=f"no encoder is called {encoder.model!r}", hint=hint)
     else:
         yield from _encoder_of_entry(evidence, name, encoder, entry)

@@ -104,6 +104,7 @@ class _Predictor:
             "fold": self._fold,
             "model_digest": model_digest,
             "encoder_weights": self._meta.encoder["weights"],
+            "encoder_notes": [*self._meta.encoder["notes"], *self._meta.training.get("notes", ())],
         }
         spent = predict_slide(
             self._decoder,
