@@ -60,7 +60,7 @@ def test_profiles_name_rules_that_exist(name: str) -> None:
     assert "code" not in profile["rerun-triggers"]
 
 
-@pytest.mark.parametrize("study", ["demo", "real"])
+@pytest.mark.parametrize("study", ["demo", "real", "paired"])
 def test_shipped_studies_are_well_formed(study: str) -> None:
     from slideloom.config.load import read_config
 
