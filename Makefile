@@ -30,7 +30,11 @@ demo: $(RUN_STAMP)
 test: $(DEV_STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadscope
 
-check: $(DEV_STAMP)
+# The linter reads the demo's config, and that names the cohort's files.
+$(DEMO)/cohort/slides.tsv: | $(RUN_STAMP)
+	$(BIN)/slideloom demo $(DEMO)/cohort
+
+check: $(DEV_STAMP) | $(DEMO)/cohort/slides.tsv
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
