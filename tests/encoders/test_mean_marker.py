@@ -62,6 +62,7 @@ def test_built_from_config(channels: Callable[..., list[Channel]]) -> None:
     [
         ({"markers": ["CD99"]}, "missing_marker"),
         ({"patch_px": 12}, "encoder_patch_px"),
+        ({"patch_px": 14}, "encoder_patch_px"),
         ({"blocks": [2]}, "encoder_blocks"),
     ],
 )

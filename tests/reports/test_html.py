@@ -156,7 +156,7 @@ def test_experiments_are_described_and_controls_named() -> None:
             "study": "x",
             "slides": "slides.tsv",
             "grids": {"g": {"image": "sp", "tile_px": 120, "mpp_um": 0.5}},
-            "encoders": {"r": {"model": "timm/x", "grid": "g", "random": 3}},
+            "encoders": {"r": {"model": "timm/x", "grid": "g", "random": 3, "off_resolution": True}},
             "splits": {"s": {}},
             "experiments": {"e": {"encoder": "r", "split": "s", "training": {"shuffle_targets": True}}},
         }
@@ -164,5 +164,6 @@ def test_experiments_are_described_and_controls_named() -> None:
     line = describe_experiments(config)["e"]
     assert "RANDOM WEIGHTS: r seed 3" in line
     assert "SHUFFLED TARGETS" in line
+    assert "off the resolution that weights were made for, on purpose: r" in line
     assert "120 px at 0.5 µm/px" in line
     assert {"slideloom", "python", "numpy"} <= set(installed_versions())

@@ -291,19 +291,19 @@ def check_final_norm(blocks: tuple[int, ...], spec: EncoderSpec, possible: bool)
         )
 
 
-def check_patch_px(patch_px: int, name: str) -> None:
-    """Refuse token sides that no decoder brings back to pixels.
+def check_patch_px(patch_px: int, name: str, allowed: Sequence[int] = PATCH_SIDES_PX) -> None:
+    """Refuse token sides that no decoder brings back to pixels, or that are not ``allowed``.
 
     Raises
     ------
     SlideloomError
         ``encoder_patch_px``.
     """
-    if patch_px not in PATCH_SIDES_PX:
+    if patch_px not in allowed:
         raise SlideloomError(
             f"tokens of {patch_px} px",
             where=name,
-            expected=" or ".join(str(side) for side in PATCH_SIDES_PX),
+            expected=" or ".join(str(side) for side in allowed),
             hint="The decoder brings tokens of these sides back to pixels; choose such an encoder",
             code="encoder_patch_px",
         )

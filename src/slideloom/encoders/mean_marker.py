@@ -16,6 +16,7 @@ from slideloom.slides.tables import Channel
 __all__ = ["MeanMarker", "build_mean_marker"]
 
 _PATCH_PX = 8
+_PATCH_SIDES_PX = (8, 16)
 
 
 class MeanMarker:
@@ -25,12 +26,12 @@ class MeanMarker:
     ----------
     markers : sequence of str
         Name of each channel, in order.
-    patch_px : {8, 14, 16}
+    patch_px : {8, 16}
         Side of a token's square.
     """
 
     def __init__(self, markers: Sequence[str], patch_px: int = _PATCH_PX) -> None:
-        check_patch_px(patch_px, "mean_marker")
+        check_patch_px(patch_px, "mean_marker", _PATCH_SIDES_PX)
         self.markers = tuple(markers)
         self.width = self.image_channels = len(self.markers)
         self.patch_px = patch_px
@@ -89,7 +90,7 @@ def build_mean_marker(config: EncoderConfig, channels: Sequence[Channel]) -> Mea
     Parameters
     ----------
     config : EncoderConfig
-        ``markers`` (empty: every channel), ``patch_px`` (8, 14 or 16; default 8).
+        ``markers`` (empty: every channel), ``patch_px`` (8 or 16; default 8).
     channels : sequence of Channel
         Of a slide of the study; they settle the markers when the config leaves them open.
 

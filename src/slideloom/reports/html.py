@@ -181,6 +181,8 @@ def describe_experiments(config: StudyConfig) -> dict[str, str]:
         ]
         if seeds := [f"{one} seed {encoder.random}" for one, encoder in encoders if encoder.random is not None]:
             parts.insert(1, f"RANDOM WEIGHTS: {', '.join(seeds)}")
+        if off := [one for one, encoder in encoders if encoder.off_resolution]:
+            parts.append(f"off the resolution that weights were made for, on purpose: {', '.join(off)}")
         if experiment.pretrained is not None:
             parts.append(f"published model {experiment.pretrained.name}, not trained here")
         if experiment.training.shuffle_targets:

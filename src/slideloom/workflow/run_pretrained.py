@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from slideloom.artefacts.keys import digest_file
 from slideloom.encoders.base import RGB, encoder_record
+from slideloom.encoders.checkpoints.files import file_sha256
 from slideloom.encoders.registry import build_encoder
 from slideloom.errors import SlideError, SlideloomError
 from slideloom.slides.tables import Channel, ClassTable
@@ -40,4 +40,4 @@ def run_pretrained(job: Job) -> None:
             raise SlideError.of(error) from error
         return [made]
 
-    job.run(work, items=[fold], shared=digest_file(published))
+    job.run(work, items=[fold], shared=file_sha256(published))
