@@ -44,6 +44,15 @@ class Blurring(MeanMarker):
         return {1: tokens, 2: tokens * 2}
 
 
+class OfFourteenPx(MeanMarker):
+    """Tokens of 14 px, which no doubling leads to."""
+
+    def __init__(self, markers: tuple[str, ...]) -> None:
+        super().__init__(markers)
+        self.patch_px = 14
+        self.spec = dataclasses.replace(self.spec, patch_px=14, tile_multiple_px=14)
+
+
 def live(slide: Any, overlap_px: int, **options: Any) -> LiveTiles:
     encoder = options.pop("encoder", slide.encoder)
     return LiveTiles(
@@ -151,13 +160,12 @@ def test_only_the_blocks_that_are_read_are_given(
 def test_the_first_encoders_token_side_decides_how_far_up(
     slide: Callable[..., Any], further: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    """Tokens of 14 px, which no doubling leads to, with tokens of 6.4 µm beneath."""
+    """Tokens of 14 px with tokens of 6.4 µm beneath."""
     one, grid = slide(TILE_PX), GridConfig(image="sp", tile_px=28)
-    config = OTHER.model_copy(update={"patch_px": 14})
     cut_patches(one.row, one.root, one.facts, one.tissue, grid, tmp_path / "patches.zarr")
     patches = PatchStore(tmp_path / "patches.zarr")
-    encoder = build_encoder(config, patches.channels)
-    embed_slide(encoder, config, patches, None, tmp_path / "embeddings.zarr")
+    encoder = OfFourteenPx(build_encoder(OTHER, patches.channels).markers)
+    embed_slide(encoder, OTHER, patches, None, tmp_path / "embeddings.zarr")
     tokens = open_tokens(tmp_path / "embeddings.zarr", patches, (further,))
     stored = StoredTiles(patches, tokens, tokens.blocks, image=True)
     fresh = live(dataclasses.replace(one, patches=patches, grid=grid), 0, encoder=encoder, others=[lattice_of(further)])
