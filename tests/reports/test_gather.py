@@ -154,7 +154,7 @@ def test_only_what_the_records_call_done_is_gathered(cohort: Any) -> None:
     ]
     for record in records:
         cohort.records.remove(record)
-    good, poor = runs_of(config, cohort.paths, records)
+    good, poor = runs_of(config, cohort.rows, cohort.paths, records)
     assert sorted(good.metrics) == ["s0", "s2"]
     assert good.history == cohort.paths.model("good", "0") / "history.parquet"
     assert (poor.random_weights, good.random_weights, dict(poor.metrics), poor.history) == (True, False, {}, None)

@@ -28,7 +28,7 @@ for benchmark in benchmarks:
 
 gather_reports(
     config.study,
-    runs_of(config, job.paths, records),
+    runs_of(config, rows, job.paths, records),
     rows,
     records,
     benchmarks,

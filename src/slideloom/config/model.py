@@ -9,15 +9,28 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
+
+from slideloom.config.fields import Count, Fraction, Name, Positive, Strict, Weight
+from slideloom.config.learning import (
+    AugmentationConfig,
+    DecoderConfig,
+    Head,
+    HeadLossConfig,
+    LossConfig,
+    SamplingConfig,
+    TrainingConfig,
+)
 
 __all__ = [
+    "AugmentationConfig",
     "DecoderConfig",
     "EncoderConfig",
     "EvaluationConfig",
     "ExperimentConfig",
     "GridConfig",
     "Head",
+    "HeadLossConfig",
     "InferenceConfig",
     "InstancesConfig",
     "JobsConfig",
@@ -25,6 +38,7 @@ __all__ = [
     "Modality",
     "NormalisationConfig",
     "Role",
+    "SamplingConfig",
     "SplitConfig",
     "StudyConfig",
     "TissueConfig",
@@ -32,13 +46,7 @@ __all__ = [
 ]
 
 Modality = Literal["he", "sp"]
-Head = Literal["nucleus", "hv", "classes", "boundary"]
 Role = Literal["train", "val", "test", "infer"]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=64)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[float, Field(gt=0)]
-Weight = Annotated[float, Field(ge=0)]
-Count = Annotated[int, Field(ge=1)]
 #: One name, or several: always a tuple once read.
 OneOrMore = Annotated[
     tuple[Name, ...],
@@ -48,11 +56,7 @@ OneOrMore = Annotated[
 ]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class TissueConfig(_Strict):
+class TissueConfig(Strict):
     """How the tissue mask is found."""
 
     method: Literal["otsu", "all"] = Field(
@@ -64,7 +68,7 @@ class TissueConfig(_Strict):
     min_hole_um2: Weight = Field(5000.0, description="Holes smaller than this are filled, µm².")
 
 
-class GridConfig(_Strict):
+class GridConfig(Strict):
     """How one image of a slide is cut into tiles."""
 
     image: Modality = Field(description="Which image of the slide: he or sp.")
@@ -91,11 +95,13 @@ class GridConfig(_Strict):
         return self
 
 
-class NormalisationConfig(_Strict):
+class NormalisationConfig(Strict):
     """How raw channel intensities become network input."""
 
-    scope: Literal["training", "slide"] = Field(
-        "training", description="Mean and deviation of the training slides of a split, or of each slide itself."
+    scope: Literal["training", "slide", "clip"] = Field(
+        "training",
+        description="Mean and deviation of the training slides of a split, or of each slide itself; clip: no mean is "
+        "taken off, and the clipping point becomes 1.",
     )
     clip: Literal["training", "slide"] | None = Field(
         None,
@@ -112,7 +118,7 @@ class NormalisationConfig(_Strict):
     )
 
 
-class EncoderConfig(_Strict):
+class EncoderConfig(Strict):
     """A frozen encoder and what it is fed."""
 
     model: str = Field(description="Name in the catalogue, such as virtues/sp31; `slideloom weights` lists them.")
@@ -156,80 +162,38 @@ class EncoderConfig(_Strict):
     off_resolution: bool = Field(
         False, description="Use it at another resolution than its weights were made for, on purpose."
     )
+    symmetries: bool = Field(
+        False,
+        description="Store the tokens of the eight flips and quarter turns of every tile, so that training on stored "
+        "tokens may flip and turn: eight times the time and the space.",
+    )
 
 
-class SplitConfig(_Strict):
-    """Which slides train, validate and test."""
+class SplitConfig(Strict):
+    """Which slides train, validate and test. All slides of a patient stand on one side, whatever the scheme."""
 
-    scheme: Literal["column", "sequential", "kfold"] = Field(
+    scheme: Literal["column", "sequential", "quarters", "kfold", "leave_platform_out"] = Field(
         "column",
-        description="column: the sheet's own; sequential: the first share, sorted by id; kfold: each group tests once.",
+        description="column: the sheet's own; sequential: the first share, sorted by id; quarters: two folds that "
+        "train on the first and third quarter and test on the second and fourth; kfold: each group tests once; "
+        "leave_platform_out: each platform tests once, with a fold named after it.",
     )
     column: str = Field("split", description="Sheet column with train, val, test or infer (scheme: column).")
     train: Annotated[float, Field(gt=0, lt=1)] = Field(0.8, description="Share that trains (scheme: sequential).")
     val: Annotated[float, Field(ge=0, lt=1)] = Field(
-        0.0, description="Share of the training part set aside for validation (sequential, kfold)."
+        0.0, description="Share of the training part set aside for validation (every scheme but column)."
     )
     folds: Annotated[int, Field(ge=2)] = Field(3, description="Number of folds (scheme: kfold).")
-    group: Literal["patient_id", "slide_id", "platform"] = Field(
-        "patient_id", description="Slides that share this never stand on both sides."
+    group: Literal["patient_id", "platform"] = Field(
+        "patient_id", description="Slides that share this never stand on both sides; those of a patient never do."
+    )
+    stratify: str | None = Field(
+        None, description="Sheet column whose values every part holds in like shares (sequential, quarters, kfold)."
     )
     platforms: list[str] = Field(default_factory=list, description="Only slides of these platforms; empty: all.")
 
-    @property
-    def fold_names(self) -> tuple[str, ...]:
-        """Names of the folds, as they stand in paths: ``0``, ``1``, …"""
-        return tuple(str(k) for k in range(self.folds if self.scheme == "kfold" else 1))
 
-
-class DecoderConfig(_Strict):
-    """The CellViT decoder and its variants."""
-
-    width: Annotated[float, Field(gt=0, le=4)] = Field(1.0, description="Multiplier of every channel count.")
-    skips: bool = Field(True, description="Feed the encoder's intermediate blocks to the decoder.")
-    image_skip: bool = Field(True, description="Feed the input image to the last decoder stage.")
-    branches: Literal["separate", "shared"] = Field(
-        "separate", description="One decoder a head, or one for all with a 1×1 convolution a head."
-    )
-    dropout: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="Dropout rate.")
-
-
-class LossConfig(_Strict):
-    """Weights of the loss terms; 0 switches a term off."""
-
-    cross_entropy: Weight = Field(0.4, description="Cross-entropy, nucleus and class heads.")
-    dice: Weight = Field(0.4, description="Dice, nucleus and class heads.")
-    focal_tversky: Weight = Field(0.2, description="Focal Tversky, nucleus and class heads.")
-    hv_mse: Weight = Field(2.5, description="Mean squared error of the HV maps.")
-    hv_msge: Weight = Field(8.0, description="Mean squared error of the HV maps' gradients, inside nuclei.")
-    boundary: Weight = Field(1.0, description="Binary cross-entropy and Dice of the boundary head.")
-    class_weights: bool = Field(
-        False, description="Weight the class head's cross-entropy by inverse root frequency in the training slides."
-    )
-
-
-class TrainingConfig(_Strict):
-    """The optimiser and the loop."""
-
-    epochs: Count = Field(100, description="Upper bound of epochs.")
-    batch_size: Count = Field(16, description="Patches a step.")
-    lr: Positive = Field(5e-4, description="Peak learning rate.")
-    weight_decay: Weight = Field(1e-2, description="AdamW weight decay.")
-    betas: tuple[Fraction, Fraction] = Field((0.9, 0.999), description="AdamW betas.")
-    t_0: Count = Field(20, description="Epochs of the first cosine period; warm restarts follow.")
-    eta_min: Weight = Field(1e-6, description="Lowest learning rate.")
-    patience: Count | None = Field(30, description="Epochs without improvement before stopping; null: never.")
-    monitor: Literal["loss", "dice_macro", "dice_binary"] = Field(
-        "loss", description="Validation figure that chooses the best epoch."
-    )
-    seed: Annotated[int, Field(ge=0)] = Field(0, description="Seed of weights, order and dropout.")
-    precision: Literal["fp32", "bf16"] = Field("fp32", description="Arithmetic of the forward pass.")
-    shuffle_targets: bool = Field(
-        False, description="Control: give every patch another patch's targets. Nothing can be learnt from it."
-    )
-
-
-class ExperimentConfig(_Strict):
+class ExperimentConfig(Strict):
     """One named choice of encoder, decoder, heads, loss, optimiser and split."""
 
     encoder: OneOrMore = Field(
@@ -246,6 +210,8 @@ class ExperimentConfig(_Strict):
     decoder: DecoderConfig = Field(DecoderConfig(), description="The decoder.")
     heads: list[Head] = Field(["nucleus", "hv", "classes"], min_length=1, description="Outputs of the decoder.")
     loss: LossConfig = Field(LossConfig(), description="Loss weights.")
+    sampling: SamplingConfig = Field(SamplingConfig(), description="How often each patch is seen.")
+    augmentation: AugmentationConfig = Field(AugmentationConfig(), description="Random changes of training patches.")
     training: TrainingConfig = Field(TrainingConfig(), description="Optimiser and loop.")
 
     @property
@@ -263,12 +229,12 @@ class ExperimentConfig(_Strict):
     def _heads_once(self) -> ExperimentConfig:
         if len(set(self.heads)) != len(self.heads):
             raise ValueError(f"heads {self.heads} names one twice")
-        if "nucleus" not in self.heads:
-            raise ValueError("heads must hold 'nucleus': instances grow from the nucleus map")
+        if not {"nucleus", "classes"} & set(self.heads):
+            raise ValueError("heads must hold 'nucleus' or 'classes': instances grow from one of them")
         return self
 
 
-class InferenceConfig(_Strict):
+class InferenceConfig(Strict):
     """From tiles to slide maps."""
 
     batch_size: Count = Field(16, description="Tiles a forward pass.")
@@ -282,7 +248,7 @@ class InferenceConfig(_Strict):
     roles: list[Role] = Field(["val", "test", "infer"], min_length=1, description="Which slides are predicted.")
 
 
-class InstancesConfig(_Strict):
+class InstancesConfig(Strict):
     """From maps to nuclei. Areas and lengths are physical and scaled to each slide."""
 
     method: Literal["hv_watershed", "threshold"] = Field(
@@ -302,7 +268,7 @@ class InstancesConfig(_Strict):
     halo_px: Annotated[int, Field(ge=0)] = Field(128, description="Context round a window, pixels.")
 
 
-class EvaluationConfig(_Strict):
+class EvaluationConfig(Strict):
     """How predictions are scored."""
 
     iou_threshold: Annotated[float, Field(ge=0.5, lt=1)] = Field(
@@ -311,16 +277,21 @@ class EvaluationConfig(_Strict):
     roles: list[Role] = Field(["val", "test"], min_length=1, description="Which slides are scored, where annotated.")
 
 
-class JobsConfig(_Strict):
+class JobsConfig(Strict):
     """How slides are gathered into jobs. Changes no result."""
 
     slides_per_job: Count = Field(16, description="Slides that one job works through, on average.")
 
 
-class StudyConfig(_Strict):
+class StudyConfig(Strict):
     """A whole study."""
 
     study: Name = Field(description="The study's name; stands in every table.")
+    published: Literal["sp_he"] | None = Field(
+        None,
+        description="The published report whose figures stand beside those of experiments of the same names; sp_he: "
+        "nuclei from spatial proteomics and H&E (2025).",
+    )
     data_root: Path | None = Field(
         None, description="Folder that the sheet's paths start from; the sheet's own if left out."
     )

@@ -24,6 +24,7 @@ from slideloom.config.model import StudyConfig
 from slideloom.metrics.schemas import CLASS_METRICS, SLIDE_METRICS
 from slideloom.reports.aggregate import compare_experiments, summarise_experiments
 from slideloom.reports.schemas import REPORT_TABLES, TRAINING
+from slideloom.slides.folds import fold_names
 from slideloom.slides.sheet import SlideRow
 
 __all__ = [
@@ -66,13 +67,15 @@ class Run:
     metrics: Mapping[str, Path] = field(default_factory=dict)
 
 
-def runs_of(config: StudyConfig, paths: Paths, job_records: Iterable[Path]) -> list[Run]:
+def runs_of(config: StudyConfig, rows: Sequence[SlideRow], paths: Paths, job_records: Iterable[Path]) -> list[Run]:
     """Runs of a study, with the slides that its job records call scored.
 
     Parameters
     ----------
     config : StudyConfig
         The study.
+    rows : sequence of SlideRow
+        The sheet.
     paths : Paths
         Of its artefacts.
     job_records : iterable of Path
@@ -89,7 +92,7 @@ def runs_of(config: StudyConfig, paths: Paths, job_records: Iterable[Path]) -> l
     runs = []
     for name, experiment in config.experiments.items():
         random_weights = any(config.encoders[one].random is not None for one in experiment.encoder)
-        for fold in config.splits[experiment.split].fold_names:
+        for fold in fold_names(config.splits[experiment.split], rows):
             context = f"{name}/{fold}"
             stage = "train" if experiment.pretrained is None else "pretrained"
             trained = bool(done.get((stage, context))) or fold in done.get((stage, name), ())

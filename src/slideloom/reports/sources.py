@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 from slideloom.artefacts.paths import Paths
 from slideloom.config.model import StudyConfig
 from slideloom.reports.overlays import OverlaySource
+from slideloom.slides.folds import fold_names
 from slideloom.slides.sheet import SlideRow
 
 __all__ = ["overlay_sources"]
@@ -43,7 +44,7 @@ def overlay_sources(
     sources = []
     for name, experiment in config.experiments.items():
         image = config.grids[config.encoders[experiment.first_encoder].grid].image
-        for fold in config.splits[experiment.split].fold_names:
+        for fold in fold_names(config.splits[experiment.split], rows):
             for row in rows:
                 slide = row.slide_id
                 made = (paths.maps(name, fold, slide), paths.labels(name, fold, slide), paths.cells(name, fold, slide))

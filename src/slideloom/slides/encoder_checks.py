@@ -10,6 +10,7 @@ from slideloom.config.model import EncoderConfig
 from slideloom.errors import Problem
 from slideloom.slides.delimited import nearest
 from slideloom.slides.evidence import Evidence
+from slideloom.slides.folds import fold_names
 
 __all__ = ["check_encoder"]
 
@@ -136,12 +137,12 @@ def _statistics(evidence: Evidence, name: str, encoder: EncoderConfig, entry: En
     if entry.kind == "rgb":
         what = f"{encoder.model!r} brings its own normalisation"
         yield evidence.at(*path, what=what, hint="Remove the key")
-    elif encoder.normalisation.scope == "slide":
-        what = "every slide is measured by itself (scope: slide)"
+    elif encoder.normalisation.scope != "training" and encoder.normalisation.clip != "training":
+        what = f"every slide is measured by itself (scope: {encoder.normalisation.scope})"
         yield evidence.at(*path, what=what, hint="Remove the key, or set 'scope: training'")
     split = evidence.draft.splits.get(encoder.statistics)
-    if split and len(split.fold_names) > 1:
-        what = f"split {encoder.statistics!r} has {len(split.fold_names)} folds, and each slide tests in one of them"
+    if split and len(folds := fold_names(split, evidence.rows or ())) > 1:
+        what = f"split {encoder.statistics!r} has {len(folds)} folds, and each slide tests in one of them"
         hint = "Name a split with one fold, or set 'normalisation: {scope: slide}'"
         yield evidence.at(*path, what=what, hint=hint)
 

@@ -2,14 +2,43 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from slideloom.config.model import DecoderConfig, GridConfig, Head, LossConfig, TrainingConfig
+from slideloom.config.model import (
+    AugmentationConfig,
+    DecoderConfig,
+    EncoderConfig,
+    GridConfig,
+    Head,
+    LossConfig,
+    SamplingConfig,
+    TrainingConfig,
+)
 from slideloom.slides.tables import ClassTable
 from slideloom.training.stored import SlideData
 
-__all__ = ["TrainJob"]
+__all__ = ["LiveEncoder", "TrainJob"]
+
+
+@dataclass(frozen=True)
+class LiveEncoder:
+    """The encoder of a training that encodes as it goes (``training.input: live``).
+
+    Attributes
+    ----------
+    config : EncoderConfig
+        Its entry.
+    uniprot : mapping of str to str
+        Accessions by marker.
+    statistics : Path, optional
+        Channel statistics of the training slides, where it is normalised with them.
+    """
+
+    config: EncoderConfig
+    uniprot: Mapping[str, str] = field(default_factory=dict)
+    statistics: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -48,6 +77,16 @@ class TrainJob:
         Seconds between saves of the state that a killed run goes on from; 0: after each epoch.
     inputs_key : str
         Digest of the content of the stores; a saved state of other content is not gone on from.
+    sampling : SamplingConfig
+        How often each patch is seen.
+    groups : mapping of str to str
+        By slide, the value of ``sampling.column``.
+    augmentation : AugmentationConfig
+        Random changes of the training patches.
+    live : LiveEncoder, optional
+        The encoder, where patches are encoded in every step; stored tokens are read when left out.
+    processes : int
+        Processes that share each batch, a GPU each where there are GPUs.
     """
 
     study: str
@@ -68,6 +107,11 @@ class TrainJob:
     read_threads: int = 1
     save_every_s: float = 30.0
     inputs_key: str = ""
+    sampling: SamplingConfig = SamplingConfig()
+    groups: Mapping[str, str] = field(default_factory=dict)
+    augmentation: AugmentationConfig = AugmentationConfig()
+    live: LiveEncoder | None = None
+    processes: int = 1
 
     @property
     def name(self) -> str:

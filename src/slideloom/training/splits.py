@@ -20,6 +20,7 @@ import pyarrow as pa
 from slideloom.artefacts.tables import Column, TableSchema, read_table, write_table
 from slideloom.config.model import SplitConfig
 from slideloom.errors import SlideloomError
+from slideloom.slides.folds import fold_names
 from slideloom.slides.sheet import SlideRow
 
 __all__ = ["SPLIT", "make_split", "read_split", "slides_with_role", "write_split"]
@@ -84,7 +85,7 @@ def make_split(rows: Sequence[SlideRow], config: SplitConfig, annotated: Abstrac
         folds = _sequential(ordered, config) if config.scheme == "sequential" else _kfold(ordered, config)
     table = [
         (row.slide_id, fold, roles.get(row.slide_id, "infer"))
-        for fold, roles in zip(config.fold_names, folds, strict=True)
+        for fold, roles in zip(fold_names(config, rows), folds, strict=True)
         for row in chosen
     ]
     return pd.DataFrame(table, columns=["slide_id", "fold", "role"], dtype="str")

@@ -18,6 +18,7 @@ from slideloom.artefacts.keys import canonical, code_fingerprint, digest_file
 from slideloom.artefacts.paths import Paths
 from slideloom.config.catalogue import complete, find_entry
 from slideloom.config.model import ExperimentConfig
+from slideloom.slides.folds import fold_names
 from slideloom.slides.sheet import SlideRow
 from slideloom.slides.source import parse_source
 from slideloom.slides.study import Study
@@ -114,7 +115,7 @@ class Plan:
         return [
             (name, fold)
             for name, experiment in self.config.experiments.items()
-            for fold in self.config.splits[experiment.split].fold_names
+            for fold in fold_names(self.config.splits[experiment.split], self.study.rows)
         ]
 
     def used_encoders(self) -> list[str]:
