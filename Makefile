@@ -1,4 +1,4 @@
-# make demo | test | check | bench: each sets up what it needs in .venv from nothing but Python 3.11 and make.
+# make demo | study | test | check | bench: each sets up what it needs in .venv from nothing but Python 3.11 and make.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
@@ -9,7 +9,7 @@ TEST_JOBS ?= 2
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test check bench clean schemas
+.PHONY: demo study test check bench clean schemas
 
 $(RUN_STAMP): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Slideloom needs Python 3.11 or newer; set PYTHON=/path/to/python3.11")'
@@ -26,6 +26,12 @@ demo: $(RUN_STAMP)
 	$(BIN)/slideloom demo $(DEMO)/cohort
 	$(BIN)/snakemake --profile profiles/local --configfile config/studies/demo.yaml
 	$(BIN)/slideloom show $(DEMO)/results
+
+# Every experiment of the SP/H&E report, small; about half an hour on two cores.
+study: $(RUN_STAMP)
+	$(BIN)/slideloom demo --slides 16 --size 600 $(DEMO)/sp_he_cohort
+	$(BIN)/snakemake --profile profiles/local --configfile config/studies/sp_he_demo.yaml
+	$(BIN)/slideloom show $(DEMO)/sp_he_results
 
 test: $(DEV_STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadscope

@@ -12,7 +12,8 @@ import torch
 from numpy.typing import NDArray
 
 from slideloom.artefacts.zarrio import read_array, read_attributes
-from slideloom.decoders.cellvit import CellViTDecoder
+from slideloom.config.model import DecoderConfig
+from slideloom.decoders.cellvit import CellViTDecoder, build_decoder
 from slideloom.inference.predict import predict_slide
 from slideloom.inference.tiles import TileBatch, TileSource
 
@@ -80,6 +81,19 @@ def test_maps_are_the_blended_tiles(
         **dict.fromkeys(NAMES, "uint8"),
         "hv": "int8",
     }
+
+
+def test_without_a_nucleus_head_nuclei_are_what_is_not_background(slide: Callable[..., Any], tmp_path: Path) -> None:
+    tiles = slide(24).stored()
+    one = build_decoder(DecoderConfig(width=0.1, branches="shared"), ["classes"], 4, 3, 8, 3, seed=5).eval()
+    one.get_submodule(one.last_layer("classes")).weight.data *= 40
+    predict_slide(one, tiles, tmp_path / "maps.zarr", ABOUT)
+    found = {name: read_array(tmp_path / "maps.zarr" / name) for name in ("nucleus", "class_id", "class_probability")}
+    background = found["class_id"] == 0
+    assert np.ptp(found["nucleus"]) > 20
+    assert np.abs(255 - found["class_probability"].astype(int) - found["nucleus"])[background].max(initial=0) <= 1
+    assert (found["nucleus"][~background].astype(int) >= found["class_probability"][~background] - 1).all()
+    assert not (tmp_path / "maps.zarr" / "hv").exists()
 
 
 @pytest.mark.parametrize("stride_px", [32, 24])

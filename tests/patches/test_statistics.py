@@ -287,3 +287,39 @@ def test_marker_indices():
     channels = [Channel("DAPI", "DNA"), Channel("DAPI2", "DNA"), Channel("CD3", "CD3"), Channel("red", "")]
     assert marker_indices(channels, []) == [0, 1, 2, 3]
     assert marker_indices(channels, ["CD3", "DNA", "red"]) == [2, 0, 3]
+
+
+@pytest.mark.parametrize("kind", [np.uint16, np.float32])
+@pytest.mark.parametrize("log1p", [True, False])
+@pytest.mark.parametrize("whose", ["training", "slide"])
+def test_scope_clip_brings_the_quantile_to_one_and_takes_no_mean_off(make_slide, kind, log1p, whose):
+    images = [np.abs(_values(kind, (2, 30, 30 + 5 * k), seed=k) * (k + 1)).astype(kind) for k in range(2)]
+    slides = [make_slide(sp=image) for image in images]
+    stores = [slide.cut(image="sp", tile_px=16) for slide in slides]
+    config = NormalisationConfig(scope="clip", clip=whose, clip_quantile=0.99, log1p=log1p)
+    groups = [stores] if whose == "training" else [[store] for store in stores]
+    pixels = [image.reshape(2, -1).astype(np.float64) for image in images]
+    pixels = [np.concatenate(pixels, axis=1)] if whose == "training" else pixels
+    for group, values in zip(groups, pixels, strict=True):
+        made = channel_statistics(group, [], config)
+        top = np.quantile(values, 0.99, axis=1, keepdims=True)
+        expected = np.minimum(values, top)
+        expected = np.log1p(expected) / np.log1p(top) if log1p else expected / top
+        np.testing.assert_allclose(made.apply(values[:, None])[:, 0], expected, rtol=1e-5, atol=1e-6)
+        assert made.apply(values[:, None]).max() == pytest.approx(1)
+        assert ChannelStatistics.from_dict(json.loads(json.dumps(made.as_dict()))) == made
+        if whose == "training":
+            assert for_slide(made, stores[0], config) is made
+        else:
+            left_open = replace(made, clip=())
+            assert for_slide(left_open, group[0], config) == made, "what is each slide's own is filled in"
+    if whose == "slide":
+        with pytest.raises(SlideloomError, match="scope: clip"):
+            channel_statistics(stores, [], config)
+
+
+def test_scope_clip_leaves_a_channel_without_signal_at_zero(make_slide):
+    sp = np.stack([np.zeros((20, 20), np.uint16), np.full((20, 20), 7, np.uint16)])
+    config = NormalisationConfig(scope="clip", clip="slide", clip_quantile=0.99, log1p=False)
+    made = channel_statistics([make_slide(sp=sp).cut(image="sp", tile_px=16)], [], config)
+    assert np.array_equal(made.apply(sp), np.minimum(sp, 1).astype(np.float32))

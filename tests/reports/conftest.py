@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -12,13 +13,19 @@ import pytest
 
 from slideloom.artefacts.files import write_json
 from slideloom.artefacts.paths import Paths
+from slideloom.artefacts.tables import write_table
 from slideloom.artefacts.zarrio import create_group, write_array
 from slideloom.config.model import EvaluationConfig
 from slideloom.metrics.contingency import PairCounter, majority
 from slideloom.metrics.evaluate import evaluate_slide
+from slideloom.metrics.schemas import CLASS_FIGURES, SLIDE_FIGURES
 from slideloom.patches.hv import hv_map
+from slideloom.reports.aggregate import summarise_experiments
+from slideloom.reports.beside import published_rows
+from slideloom.reports.comparisons import compare_experiments
 from slideloom.reports.gather import Run
 from slideloom.reports.overlays import OverlaySource
+from slideloom.reports.schemas import REPORT_TABLES
 from slideloom.slides.facts import ImageFacts, SlideFacts
 from slideloom.slides.image import Level
 from slideloom.slides.sheet import SlideRow
@@ -141,7 +148,7 @@ class Cohort:
             "val_loss": 0.5 + fall + rng.normal(0, 0.03, epochs),
             "val_dice_binary": 0.9 - fall / 2 + rng.normal(0, 0.01, epochs),
             "val_dice_macro": [None, *(0.7 - fall[1:] / 2)],
-            "best": np.arange(epochs) == epochs - 3,
+            "is_best": np.arange(epochs) == epochs - 3,
         }
         place = self.paths.model(experiment, "0") / "history.parquet"
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -224,6 +231,143 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> Cohort:
     whole.benchmark("facts", "", "1-0", 1.5)
     whole.benchmark("maps", "good/0", "1-0", 20.0)
     return whole
+
+
+_TERMS = ("classes_cross_entropy", "classes_dice", "classes_focal_tversky", "classes_lovasz_softmax", "hv_mse")
+
+
+@dataclass
+class Grid:
+    """Report tables of a made-up study with the experiments of a published report, without any artefact behind them.
+
+    Attributes
+    ----------
+    levels : dict of str to float
+        Dice that each experiment is drawn around.
+    seed : int
+        Of the noise.
+    platform : str
+        Of the slides.
+    random_weights : tuple of str
+        Experiments that ran with random weights.
+    """
+
+    levels: dict[str, float]
+    seed: int = 0
+    platform: str = "synthetic-a"
+    random_weights: tuple[str, ...] = ()
+    splits: dict[str, str] = field(default_factory=dict)
+
+    def rows(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[dict[str, Any]]]:
+        """Rows of slides, classes and training."""
+        slides, classes, training = [], [], []
+        for number, (name, level) in enumerate(self.levels.items()):
+            self.splits[name] = split = _split_of(name)
+            for fold, tested in enumerate(_TESTED[split]):
+                about = {"experiment": name, "fold": str(fold), "random_weights": name in self.random_weights}
+                rng = np.random.default_rng([self.seed, number, fold])
+                training += _epochs(about, level, rng)
+                for slide in tested:
+                    ease = np.random.default_rng([self.seed, 99, slide]).normal(0, 0.05)
+                    where = about | {"slide_id": f"slide_{slide:02}", "patient_id": f"patient_{slide // 2:02}"}
+                    where |= {"platform": self.platform, "role": "test", "image": "sp"}
+                    found = _class_rows(level + ease, rng, name.endswith("instances"))
+                    classes += [where | row for row in found]
+                    slides.append(where | _slide_row(level + ease, found, rng))
+        return slides, classes, training
+
+    def write(self, place: Path, published: str | None = "sp_he") -> Path:
+        """Write the eight tables."""
+        slides, classes, training = self.rows()
+        tables = {name: [] for name in REPORT_TABLES} | {"slides": slides, "classes": classes, "training": training}
+        tables["experiments"] = summarise_experiments(slides)
+        tables["comparisons"] = compare_experiments(slides, self.splits)
+        tables["published"] = published_rows(published, slides, classes, training, self.splits)
+        for name, schema in REPORT_TABLES.items():
+            write_table(schema, [{"study": "grid"} | row for row in tables[name]], place / f"{name}.parquet")
+        return place
+
+
+GRID_CLASSES = ClassTable(
+    tuple(range(1, 10)),
+    ("Stroma", "Tumor", "Macrophage", "Helper T", "Cytotoxic T cells", "Endothelia", "Other", "Treg", "B cells"),
+    tuple((25 * k, 90, 250 - 25 * k) for k in range(1, 10)),
+    tuple(() for _ in range(9)),
+)
+_SHARES = (0.70, 0.104, 0.0873, 0.0512, 0.023, 0.0146, 0.0097, 0.0083, 0.0037, 0.0037)
+_TESTED = {"quarters": (range(8, 16), range(24, 32)), "threefold": (range(11), range(11, 22), range(22, 32)),
+           "holdout": (range(24, 32),)}  # fmt: skip
+_QUARTERS = {"ce_dice", "ce_dice_cw", "ce_dice_ft", "ce_dice_ft_cw", "no_skips", "gamma_045", "gamma_085"}
+
+
+def _split_of(experiment: str) -> str:
+    return "quarters" if experiment in _QUARTERS else "threefold" if experiment in ("plain", "augmented") else "holdout"
+
+
+def _epochs(about: dict[str, Any], level: float, rng: np.random.Generator, n: int = 20) -> list[dict[str, Any]]:
+    rows = []
+    for epoch in range(n):
+        fall = float(np.exp(-epoch / 5))
+        row = about | {"epoch": epoch, "lr": 5e-4 * fall, "seconds": 2.0, "best": epoch == n - 3}
+        row |= {f"train_{term}": 0.2 + fall + k / 10 for k, term in enumerate(_TERMS)}
+        row |= {"train_loss": 0.4 + fall, "val_loss": 0.5 + fall + float(rng.normal(0, 0.01))}
+        rows.append(row | {"val_dice_macro": level - fall / 3 + float(rng.normal(0, 0.004)), "val_dice_binary": 0.8})
+    return rows
+
+
+def _class_rows(level: float, rng: np.random.Generator, no_classes: bool) -> list[dict[str, Any]]:
+    names = ("background", *GRID_CLASSES.names)
+    rows = []
+    for class_id, (name, share) in enumerate(zip(names, _SHARES, strict=True)):
+        true = int(1e6 * share * rng.uniform(0.8, 1.2))
+        row: dict[str, Any] = {column.name: None if column.null else 0 for column in CLASS_FIGURES}
+        row |= {"class_id": class_id, "class_name": name, "gt_pixels": true, "gt_fraction": true / 1e6}
+        if not no_classes:
+            dice = float(np.clip(0.9 if class_id == 0 else level + rng.normal(0, 0.03), 0, 1))
+            predicted = 0 if level < 0.3 and share < 0.015 else int(true * rng.uniform(0.8, 1.2))
+            hits = min(int(dice * (true + predicted) / 2), true, predicted)
+            row |= {"pred_pixels": predicted, "tp_pixels": hits, "pred_fraction": predicted / 1e6}
+            row |= {"dice": 2 * hits / (true + predicted)}
+        rows.append(row)
+    return rows
+
+
+def _slide_row(level: float, classes: list[dict[str, Any]], rng: np.random.Generator) -> dict[str, Any]:
+    row: dict[str, Any] = {column.name: None if column.null else 0 for column in SLIDE_FIGURES}
+    dice = [one["dice"] for one in classes]
+    row |= {"n_tiles": 625, "area_mm2": 2.0, "n_gt": 900, "n_pred": 880, "tp": 700, "fp": 180, "fn": 200}
+    row |= {"iou_sum": 500.0, "gt_pixels": 9000, "pred_pixels": 8800, "tp_pixels": 7000}
+    values = dict(zip(("pq", "sq", "aji", "dice_binary", "map"), rng.normal(level + 0.1, 0.02, 5), strict=True))
+    row |= {name: float(np.clip(value, 0, 1)) for name, value in values.items()}
+    row |= {"dq": row["pq"], "f1_mean": row["pq"], "hv_mse": 0.1 - level / 10 + float(rng.normal(0, 0.002))}
+    if dice[1] is not None:
+        row |= {
+            "dice_macro": float(np.mean(dice[1:])),
+            "dice_macro_with_background": float(np.mean(dice)),
+            "mpq": level,
+        }
+    return row
+
+
+LEVELS = {
+    "ce_dice": 0.46, "ce_dice_cw": 0.46, "ce_dice_ft": 0.48, "ce_dice_ft_cw": 0.46, "no_skips": 0.35,
+    "gamma_045": 0.48, "gamma_085": 0.48, "plain": 0.55, "augmented": 0.56, "he_classes": 0.27, "sp_classes": 0.62,
+    "he_instances": 0.6, "sp_instances": 0.6, "sp_boundary": 0.62, "sp_boundary_context": 0.62,
+    "sp_boundary_attention": 0.63, "mean_marker": 0.5, "mean_marker_linear": 0.42, "sp_lovasz": 0.61, "sp_focal": 0.6,
+    "sp_16": 0.55, "fused": 0.64, "sp_unfrozen": 0.66, "ema": 0.62, "plateau": 0.61, "one_slide": 0.3,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def grid() -> type[Grid]:
+    """Maker of studies of many experiments."""
+    return Grid
+
+
+@pytest.fixture(scope="session")
+def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Tables of a study of 26 experiments, those of the published report among them."""
+    return Grid(LEVELS, random_weights=("sp_16",)).write(tmp_path_factory.mktemp("many"))
 
 
 @pytest.fixture

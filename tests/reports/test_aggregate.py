@@ -1,18 +1,14 @@
-"""Averages, intervals and tests against plain loops, exact enumeration and known limits."""
+"""Averages and intervals against plain loops and known limits."""
 
 from __future__ import annotations
 
-import itertools
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from scipy.stats import permutation_test
 
 from slideloom.metrics.schemas import SCORES
-from slideloom.reports.aggregate import compare_experiments, sign_flip_p, summarise_experiments
+from slideloom.reports.aggregate import main_role, summarise_experiments
 
 COUNTS = ("tp", "fp", "fn", "iou_sum", "gt_pixels", "pred_pixels", "tp_pixels")
 
@@ -82,52 +78,19 @@ def test_the_interval_is_the_bootstrap_over_patients() -> None:
     }  # fmt: skip
 
 
-@settings(max_examples=40, deadline=None)
-@given(sixteenths=st.lists(st.integers(-40, 40), min_size=1, max_size=8))
-def test_sign_flips_are_enumerated(sixteenths: list[int]) -> None:
-    sums = [abs(int(np.dot(signs, sixteenths))) for signs in itertools.product((1, -1), repeat=len(sixteenths))]
-    expected = np.mean([total >= abs(sum(sixteenths)) for total in sums])
-    assert sign_flip_p(np.array(sixteenths) / 16) == pytest.approx(expected)
-
-
-def test_sign_flips_are_scipys_permutation_test() -> None:
-    rng = np.random.default_rng(3)
-    values = rng.normal(0.3, 1, 10)
-    theirs = permutation_test((values,), np.mean, permutation_type="samples", n_resamples=np.inf)
-    assert sign_flip_p(values) == pytest.approx(theirs.pvalue)
-    many = rng.normal(0.25, 1, 60)
-    theirs = permutation_test((many,), np.mean, permutation_type="samples", n_resamples=20_000, rng=rng)
-    assert sign_flip_p(many) == pytest.approx(theirs.pvalue, abs=0.02)
-    assert sign_flip_p(np.full(40, 1.0)) == pytest.approx(1 / 20_001)
-
-
-def test_comparisons_are_paired_over_shared_slides_and_patients_stay_whole() -> None:
-    rows = [row("a", f"s{k}", 0.5, patient_id=f"P{k // 2}") for k in range(8)]
-    rows += [
-        row("b", f"s{k}", 0.5 + 0.1 * (k + 1) / 8, patient_id=f"P{k // 2}", random_weights=True) for k in range(2, 8)
-    ]
-    rows += [row("b", "elsewhere", 0.1), row("c", "other", 0.3)]
-    lines = compare_experiments(rows)
-    assert {(line["experiment_a"], line["experiment_b"]) for line in lines} == {("a", "b")}
-    line = pick(lines, metric="pq")
-    assert (line["n"], line["n_patients"], line["random_weights"]) == (6, 3, True)
-    assert line["difference"] == pytest.approx(np.mean([0.1 * (k + 1) / 8 for k in range(2, 8)]))
-    assert line["mean_b"] - line["mean_a"] == pytest.approx(line["difference"])
-    assert line["ci_low"] <= line["difference"] <= line["ci_high"]
-    assert line["p_value"] == 0.25  # 2 of 2³ sign patterns
-    empty = pick(lines, metric="aji")
-    assert (empty["n"], empty["difference"], empty["p_value"]) == (0, None, None)
-
-
-def test_one_patient_gives_a_difference_but_no_test() -> None:
-    rows = [row(name, f"s{k}", value, patient_id="P") for name, value in (("a", 0.2), ("b", 0.5)) for k in range(3)]
-    line = pick(compare_experiments(rows), metric="pq")
-    assert (line["n"], line["difference"]) == (3, pytest.approx(0.3))
-    assert line["ci_low"] is line["p_value"] is None
+def test_a_slide_of_several_folds_is_one_slide() -> None:
+    rows = [row("a", "s1", 0.2), row("a", "s1", 0.6, fold="1"), row("a", "s2", 0.8, tp=1)]
+    lines = summarise_experiments(rows)
+    slide = pick(lines, metric="pq", averaging="slide")
+    assert (slide["n"], slide["n_slides"], slide["mean"]) == (2, 2, pytest.approx(0.6))
+    assert pick(lines, metric="pq", averaging="pooled")["n_slides"] == 2
+    assert pick(lines, metric="pq", averaging="fold")["mean"] == pytest.approx(0.55)
 
 
 def test_no_slides_give_no_rows() -> None:
-    assert summarise_experiments([]) == compare_experiments([]) == []
+    assert summarise_experiments([]) == []
+    assert main_role([]) == ""
+    assert main_role([{"role": "train"}, {"role": "val"}]) == "val"
 
 
 def test_intervals_cover_at_about_their_level() -> None:

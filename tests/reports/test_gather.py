@@ -1,4 +1,4 @@
-"""The seven tables, gathered from a small cohort on disk."""
+"""The eight tables, gathered from a small cohort on disk."""
 
 from __future__ import annotations
 
@@ -7,11 +7,20 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from slideloom.artefacts.tables import read_table, table_metadata
 from slideloom.config.model import StudyConfig
-from slideloom.reports.gather import gather_costs, gather_failures, gather_reports, runs_of
+from slideloom.reports.gather import (
+    Run,
+    gather_costs,
+    gather_failures,
+    gather_reports,
+    gather_training,
+    runs_of,
+)
 from slideloom.reports.schemas import REPORT_TABLES
 
 
@@ -30,8 +39,8 @@ def tables(cohort: Any) -> dict[str, pd.DataFrame]:
 def test_every_table_opens_with_its_documented_columns(cohort: Any, tables: dict[str, pd.DataFrame]) -> None:
     for name, schema in REPORT_TABLES.items():
         table = read_table(schema, cohort.paths.reports() / f"{name}.parquet")
-        assert table.num_rows > 0, name
-        assert set(tables[name]["study"]) == {"study"}
+        assert (table.num_rows > 0) == (name != "published"), name  # the study names no published report
+        assert set(tables[name]["study"]) <= {"study"}
         for column in schema.columns:
             assert table.schema.field(column.name).type == column.type, f"{name}.{column.name}"
 
@@ -76,6 +85,29 @@ def test_training_has_every_term(tables: dict[str, pd.DataFrame]) -> None:
     assert {"train_loss", "train_nucleus_dice", "val_loss", "val_dice_macro"} <= set(frame.columns)
     assert (len(frame), frame["best"].sum()) == (12, 1)
     assert pd.isna(frame["val_dice_macro"].iloc[0])
+
+
+def test_training_keeps_terms_that_nobody_foresaw_and_names_the_encoder(tmp_path: Path) -> None:
+    history = tmp_path / "history.parquet"
+    about_epoch = {"lr": 1e-3, "seconds": 1.0, "train_boundary_tversky": 0.5, "val_loss": None, "unknown": 1}
+    about_epoch |= {"skipped_steps": 2, "grad_norm": 0.25}
+    table = pa.Table.from_pylist([{"epoch": k, "is_best": k == 1} | about_epoch for k in range(3)])
+    about = {"made_from": {"encoder_weights": "random:7", "encoder_notes": ["no DNA"]}}
+    pq.write_table(table.replace_schema_metadata({"slideloom": json.dumps(about)}), history)
+    empty = tmp_path / "empty.parquet"
+    pq.write_table(table.slice(0, 0), empty)
+    runs = [Run("trained", "0", True, tmp_path / "s.parquet", history), Run("published", "0", False, tmp_path, empty)]
+    recorded: dict[str, dict[str, list[str]]] = {"encoder_weights": {"scored": ["sha256:1"]}, "encoder_notes": {}}
+    rows = gather_training(runs, recorded)
+    assert [row["best"] for row in rows] == [False, True, False]
+    assert {(row["train_boundary_tversky"], row["skipped_steps"], row["grad_norm"]) for row in rows} == {(0.5, 2, 0.25)}
+    assert "unknown" not in rows[0]
+    assert recorded["encoder_weights"] == {"scored": ["sha256:1"], "trained": ["random:7"]}
+    assert recorded["encoder_notes"] == {"trained": ["no DNA"]}
+    written = gather_reports("s", runs, [], [], [], tmp_path, tmp_path / "reports", published="sp_he")
+    assert written["training"].num_rows == 3
+    assert table_metadata(written["training"])["made_from"]["encoder_weights"] == {"trained": ["random:7"]}
+    assert written["published"].column("note").to_pylist().count("not run here") > 40
 
 
 def test_costs_are_read_from_benchmarks(tables: dict[str, pd.DataFrame]) -> None:

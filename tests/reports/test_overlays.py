@@ -117,6 +117,9 @@ def test_the_same_slides_are_shown_for_every_experiment(cohort: Any) -> None:
     mixed = choose_overlays([scored("good", "s0", 0.9, "val"), scored("good", "s3", 0.1)], cohort.sources[:8], 1)
     assert mixed[0].row.slide_id == "s3"  # tested slides come before those that chose the epoch
     assert choose_overlays([], []) == []
+    crowd = [replace(source, experiment=f"e{k}") for k in range(9) for source in cohort.sources[:4:2]]
+    assert [source.experiment for source in choose_overlays([], crowd)] == [f"e{k}" for k in range(9)]
+    assert len(choose_overlays([], crowd[:16])) == 16
 
 
 def test_false_colours_name_their_channels() -> None:

@@ -270,7 +270,10 @@ def test_five_different_mistakes_are_told_at_once() -> None:
             put("inference", {"source": "live", "overlap_px": 120}),
             ("overlap_px: 120 px is no less than the tiles of experiment 'sp', 120 px",),
         ),
-        (put("experiments.sp.heads", ["nucleus", "classes"]), ("experiments.sp.heads", "needs the head 'hv'")),
+        (
+            put("experiments.sp.heads", ["nucleus", "classes"], ("instances.method", "hv_watershed")),
+            ("experiments.sp.heads", "needs the head 'hv'"),
+        ),
         (
             put("experiments.sp", {**CONFIG["experiments"]["sp"], "heads": ["nucleus", "hv"], "training": MACRO}),
             ("experiments.sp.training.monitor: dice_macro needs the head 'classes'",),
@@ -328,6 +331,41 @@ def test_wrong_roles_and_torn_patients() -> None:
     assert len(messages) == 2, messages
     assert "splits.holdout: patient_id P1 both trains and tests" in messages[0]
     assert messages[1].startswith("slides.tsv:4: split: 'validation' is no role")
+
+
+def test_a_patient_may_not_validate_either_and_is_told_how_to_mend_it() -> None:
+    write_sheet(tuple(line.replace("P2", "P1") for line in SHEET))
+    (message,) = told()
+    assert "splits.holdout: patient_id P1 both trains and validates" in message
+    assert "patient ids of their own" in message
+    (first, second) = told(put("splits.holdout.group", "platform"))
+    assert "patient_id P1 both trains and validates" in first
+    assert "platform codex both trains and validates" in second
+
+
+@pytest.mark.parametrize(
+    ("split", "where", "what"),
+    [
+        ({"scheme": "sequential", "stratify": "parts"}, "splits.holdout.stratify", "Did you mean 'part'?"),
+        ({"scheme": "column", "stratify": "part"}, "splits.holdout.stratify", "plays no part in the scheme column"),
+        ({"scheme": "quarters"}, "splits.holdout", "3 annotated groups (by patient_id) are too few to split"),
+        (
+            {"scheme": "leave_platform_out", "platforms": ["codex"]},
+            "splits.holdout",
+            "annotated slides of 1 platform are too few",
+        ),
+    ],
+)
+def test_splits_that_cannot_be_made_are_told_before_anything_runs(split: dict[str, Any], where: str, what: str) -> None:
+    def edit(config: dict[str, Any]) -> None:
+        config["splits"]["holdout"] = split
+        config["encoders"]["mm"].pop("statistics")
+        config["encoders"]["mm"]["normalisation"] = {"scope": "slide"}
+
+    (message,) = told(edit)
+    assert f"{where}: " in message
+    assert what in message
+    assert "expected" in message
 
 
 def test_nothing_to_train_on() -> None:
@@ -443,6 +481,12 @@ SPLITS: list[dict[str, Any]] = [
     {"scheme": "sequential", "platforms": ["orion"]},
     {"scheme": "kfold", "folds": 3},
     {"scheme": "kfold", "folds": 2, "group": "platform"},
+    {"scheme": "quarters"},
+    {"scheme": "leave_platform_out"},
+    {"scheme": "leave_platform_out", "platforms": ["codex"]},
+    {"scheme": "sequential", "stratify": "part"},
+    {"scheme": "sequential", "stratify": "parts"},
+    {"scheme": "column", "stratify": "part"},
 ]
 
 
@@ -470,3 +514,38 @@ def test_a_split_that_passes_can_be_made_and_trains(sheet: str, split: dict[str,
     except SlideloomError:
         wrong = True
     assert told_of_split == wrong
+
+
+@pytest.mark.parametrize(
+    ("part", "value", "says"),
+    [
+        ("decoder", {"kind": "linear", "masked_attention": True}, "the linear decoder has no masked_attention"),
+        ("loss", {"heads": {"boundary": {"dice": 1.0}}}, "the experiment has no head 'boundary'"),
+        ("loss", {"heads": {"classes": {"lovasz_hinge": 1.0}}}, "use lovasz_softmax"),
+        ("loss", {"heads": {"nucleus": {}}}, "every loss term of the head 'nucleus' has weight 0"),
+        ("loss", {"hv_mse": 0.0, "hv_msge": 0.0}, "every loss term of the head 'hv' has weight 0"),
+        ("training", {"unfreeze_epoch": 2}, "stored tokens are of the frozen encoder"),
+        ("training", {"input": "live", "unfreeze_epoch": 2}, "has no weights to train"),
+        ("augmentation", {"channel_dropout": 0.1}, "channel_dropout cannot be had on stored tokens"),
+        ("augmentation", {"flips": 0.5}, "set 'encoders.mm.symmetries: true'"),
+        ("sampling", {"gamma": 0.5, "by": "group", "column": "platfrom"}, "did you mean 'platform'?"),
+    ],
+)
+def test_trainings_that_cannot_work_are_told(part: str, value: dict[str, Any], says: str) -> None:
+    problems = told(put(f"experiments.sp.{part}", value))
+    assert any(says in problem.lower() or says in problem for problem in problems), problems
+    assert all(f"experiments.sp.{part}" in problem or "config.yaml" in problem for problem in problems)
+
+
+def test_looks_of_the_other_kind_of_image_are_told() -> None:
+    live = ("experiments.sp.training", {"input": "live"})
+    found = told(put("experiments.sp.augmentation", {"colour_jitter": 0.5}, live))
+    assert "colour_jitter is for stained (RGB) images" in found[0]
+    study = load(put("experiments.sp.augmentation", {"channel_dropout": 0.1, "flips": 0.5}, live))
+    assert study.config.experiments["sp"].augmentation.channel_dropout == 0.1
+    load(put("experiments.sp.augmentation", {"turns": 0.5}, ("encoders.mm.symmetries", True)))
+
+
+def test_a_live_training_takes_one_encoder() -> None:
+    both = {"encoder": ["mm", "vit"], "split": "holdout", "training": {"input": "live"}}
+    assert "live input takes one encoder, not 2" in told(put("experiments.both", both))[0]

@@ -41,20 +41,22 @@ GRID = GridConfig(image="sp", tile_px=32)
 ENCODER = EncoderConfig(model="mean_marker", grid="g", normalisation=NormalisationConfig(scope="slide"))
 
 
-def draw_slide(seed: int, height: int, width: int) -> tuple[NDArray[np.uint16], NDArray[np.int32], dict[int, int]]:
-    """Round nuclei on a jittered lattice: intensities (3, h, w), ids (h, w), class by id."""
+def draw_slide(
+    seed: int, height: int, width: int, among: Sequence[int] = (1, 2)
+) -> tuple[NDArray[np.uint16], NDArray[np.int32], dict[int, int]]:
+    """Round nuclei of some classes on a jittered lattice: intensities (3, h, w), ids (h, w), class by id."""
     drawn = np.random.default_rng(seed)
     ids = np.zeros((height, width), np.int32)
     kinds: dict[int, int] = {}
     pixels = drawn.poisson(60, (3, height, width)).astype(np.float64)
     y, x = np.mgrid[:height, :width]
     for row in range(8, height, 16):
-        for column in range(8, width, 16):
+        for column in range(8, width if among else 0, 16):
             centre_y, centre_x = row + drawn.uniform(-2, 2), column + drawn.uniform(-2, 2)
             disc = (y - centre_y) ** 2 + (x - centre_x) ** 2 < drawn.uniform(4, 6.5) ** 2
             number = len(kinds) + 1
             ids[disc] = number
-            kinds[number] = int(drawn.integers(1, 3))
+            kinds[number] = among[int(drawn.integers(len(among)))]
             pixels[0][disc] += 900
             pixels[kinds[number]][disc] += 600
     return drawn.poisson(pixels).astype(np.uint16), ids, kinds
@@ -79,9 +81,10 @@ def make_slide(
     size: tuple[int, int] = (80, 112),
     unknown: Sequence[int] = (),
     statistics: ChannelStatistics | None = None,
+    among: Sequence[int] = (1, 2),
 ) -> SlideData:
-    """Write a slide and all that a training reads of it."""
-    pixels, ids, kinds = draw_slide(seed, *size)
+    """Write a slide and all that a training reads of it; its nuclei are of some classes, of none there are none."""
+    pixels, ids, kinds = draw_slide(seed, *size, among)
     np.savez(folder / f"{slide_id}.npz", image=pixels, ids=ids)
     lines = ["label,class", *(f"{n},{CLASSES.names[k - 1]}" for n, k in kinds.items() if n not in unknown)]
     (folder / f"{slide_id}.csv").write_text("\n".join(lines) + "\n")
@@ -118,6 +121,17 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> dict[str, SlideData]:
         "a": make_slide(folder, "a", 1),
         "b": make_slide(folder, "b", 2, size=(96, 96), unknown=(3, 4)),
         "c": make_slide(folder, "c", 3),
+    }
+
+
+@pytest.fixture(scope="session")
+def oddities(tmp_path_factory: pytest.TempPathFactory) -> dict[str, SlideData]:
+    """Slides ``single`` (one patch), ``bare`` (4 without a nucleus), ``t_only`` (4 with one of the two classes)."""
+    folder = tmp_path_factory.mktemp("oddities")
+    return {
+        "single": make_slide(folder, "single", 4, size=(32, 32)),
+        "bare": make_slide(folder, "bare", 5, size=(64, 64), among=()),
+        "t_only": make_slide(folder, "t_only", 6, size=(64, 64), among=(1,)),
     }
 
 

@@ -1,17 +1,22 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from slideloom.config.model import DecoderConfig
+from slideloom.config.model import DecoderConfig, EncoderConfig
 from slideloom.decoders.cellvit import CellViTDecoder, build_decoder
+from slideloom.encoders.base import Encoder
+from slideloom.encoders.fit import marker_panel
+from slideloom.encoders.registry import build_encoder
 from slideloom.errors import SlideloomError
 from slideloom.slides.tables import ClassTable
-from slideloom.training.checkpoint import DecoderMeta, load_decoder, read_meta, save_decoder
+from slideloom.training.checkpoint import DecoderMeta, load_decoder, load_tuned_encoder, read_meta, save_decoder
 
 TABLE = ClassTable((1, 2), ("tumour", "stroma"), ((255, 0, 0), (0, 255, 0)), (("0",), ()))
 
@@ -92,3 +97,93 @@ def test_the_file_is_plain_safetensors(tmp_path: Path) -> None:
     model, place = decoder(), tmp_path / "d.safetensors"
     save_decoder(model.state_dict(), meta_of(model), place)
     assert set(load_file(place)) == set(model.state_dict())
+
+
+def virtues(seed: int = 0) -> Encoder:
+    config = EncoderConfig(model="virtues/tiny", grid="g", random=seed, markers=["CD3"])
+    return build_encoder(config, marker_panel(("CD3",), {"CD3": "P07766"}))
+
+
+def tuned(encoder: Encoder) -> dict[str, torch.Tensor]:
+    """Weights that a training might leave behind."""
+    drawn = torch.Generator().manual_seed(3)
+    return {
+        name: value + 0.01 * torch.randn(value.shape, generator=drawn)
+        for name, value in encoder.module.state_dict().items()
+    }
+
+
+def test_a_tuned_encoder_comes_back_with_its_decoder(tmp_path: Path) -> None:
+    model, place, weights = decoder(), tmp_path / "d.safetensors", tuned(virtues())
+    images = torch.randn(2, 1, 16, 16)
+    plain = virtues().encode(images)
+    save_decoder(model.state_dict(), meta_of(model), place, weights)
+    meta = read_meta(place)
+    origin, digest = meta.encoder["weights"].split(" tuned:")
+    assert (origin, len(digest)) == ("random:0", 64)
+    assert meta.training == meta_of(model).training | {"encoder_trained": True}
+    assert meta.encoder_trained
+    assert not meta_of(model).encoder_trained
+    again, _ = load_decoder(place)
+    assert all(torch.equal(again.state_dict()[name], value) for name, value in model.state_dict().items())
+    encoder = virtues()
+    first = encoder.encode(images)  # what is derived from the first weights is cached
+    load_tuned_encoder(place, encoder)
+    assert encoder.weights == meta.encoder["weights"]
+    assert all(torch.equal(value, weights[name]) for name, value in encoder.module.state_dict().items())
+    wanted = virtues()
+    wanted.module.load_state_dict(weights)
+    for block, values in encoder.encode(images).items():
+        assert torch.equal(values, wanted.encode(images)[block])
+        assert torch.equal(first[block], plain[block])
+        assert not torch.equal(values, plain[block])
+    with pytest.raises(SlideloomError, match="tuned:"):
+        load_tuned_encoder(place, encoder)
+
+
+def test_equal_tuned_encoders_are_equal_bytes_and_others_have_other_names(tmp_path: Path) -> None:
+    model, weights = decoder(), tuned(virtues())
+    other = weights | {"patch_summary_token": weights["patch_summary_token"] + 1e-6}
+    for name, part in (("a", weights), ("b", dict(reversed(weights.items()))), ("c", other)):
+        save_decoder(model.state_dict(), meta_of(model), tmp_path / name, part)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    names = [read_meta(tmp_path / name).encoder["weights"] for name in "abc"]
+    assert names[0] == names[1] != names[2]
+
+
+def test_an_encoder_gets_no_weights_but_its_own(tmp_path: Path) -> None:
+    model, place, weights = decoder(), tmp_path / "d.safetensors", tuned(virtues())
+    save_decoder(model.state_dict(), meta_of(model), place)
+    with pytest.raises(SlideloomError, match="no encoder's weights") as caught:
+        load_tuned_encoder(place, virtues())
+    assert caught.value.code == "decoder_file"
+    save_decoder(model.state_dict(), meta_of(model), place, weights)
+    with pytest.raises(SlideloomError, match="random:1") as caught:
+        load_tuned_encoder(place, virtues(1))
+    assert caught.value.code == "encoder_weights"
+    cases: dict[str, dict[str, Any]] = {
+        "masked_token is missing": {name: value for name, value in weights.items() if name != "masked_token"},
+        "extra is unexpected": weights | {"extra": torch.zeros(1)},
+        "masked_token has shape": weights | {"masked_token": torch.zeros(3)},
+    }
+    for message, wrong in cases.items():
+        save_decoder(model.state_dict(), meta_of(model), place, wrong)
+        encoder = virtues()
+        with pytest.raises(SlideloomError, match=message) as caught:
+            load_tuned_encoder(place, encoder)
+        assert caught.value.code == "decoder_file"
+        assert encoder.weights == "random:0"
+
+
+def test_weights_that_are_not_those_of_the_header_are_refused(tmp_path: Path) -> None:
+    model, place, weights = decoder(), tmp_path / "d.safetensors", tuned(virtues())
+    save_decoder(model.state_dict(), meta_of(model), place, weights)
+    header, held = read_meta(place), load_file(place)
+    held["encoder.masked_token"] += 1
+    save_file(held, place, metadata={"slideloom": json.dumps(header.as_dict())})
+    with pytest.raises(SlideloomError, match="other encoder weights than its header says"):
+        load_tuned_encoder(place, virtues())
+    # Without the header's word, such keys are no part of a decoder.
+    save_decoder(held, replace(meta_of(model), training={}), place)
+    with pytest.raises(SlideloomError, match=r"encoder\..* is unexpected"):
+        load_decoder(place)

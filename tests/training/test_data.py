@@ -12,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from slideloom.artefacts.zarrio import read_array, write_array
 from slideloom.config.model import Head
 from slideloom.errors import SlideloomError
 from slideloom.patches.store import PatchStore
@@ -114,6 +115,49 @@ def test_class_pixels_count_valid_known_pixels(cohort: dict[str, SlideData]) -> 
     assert data.class_pixels().tolist() == wanted
     data.hold(1 << 30)
     assert data.class_pixels().tolist() == wanted
+
+
+@pytest.mark.parametrize("held", [0, 1 << 30])
+def test_presence_and_nuclei_are_those_of_the_stores(cohort: dict[str, SlideData], held: int) -> None:
+    data = data_of(cohort, held=held)
+    rows, nuclei = [], 0
+    for name in "abc":
+        patches, stored = PatchStore(cohort[name].patches), TargetStore(cohort[name].targets).read(slice(None))
+        valid = patches.valid(slice(None))
+        ids: set[int] = set()
+        for inside, instances, classes in zip(valid, stored["instances"], stored["classes"], strict=True):
+            there = inside & (instances > 0)
+            rows.append([bool((classes[there] == number).any()) for number in (1, 2)])
+            ids |= set(instances[there].tolist())
+        nuclei += len(ids)
+    presence = data.class_presence()
+    assert (presence.dtype, presence.shape) == (np.bool_, (33, 2))
+    assert presence.tolist() == rows
+    assert not presence.all()
+    assert data.n_nuclei() == nuclei
+    shuffled = data_of(cohort, seed=3, held=held)
+    assert shuffled.class_presence().tolist() == presence[derangement(data.n, 3)].tolist()
+    assert shuffled.n_nuclei() == nuclei
+
+
+def test_presence_without_classes_and_beyond_the_slide(cohort: dict[str, SlideData], tmp_path: Path) -> None:
+    needs = Needs(("nucleus",), skips=True, image=True, n_classes=1)
+    plain = PatchData(open_slides([cohort["a"]], needs, "training"))
+    assert plain.class_presence().shape == (12, 0)
+    assert plain.n_nuclei() == data_of(cohort, "a").n_nuclei()
+    # What lies in the padding is nobody's: ids and classes put there are not counted.
+    place = tmp_path / "targets.zarr"
+    shutil.copytree(cohort["a"].targets, place)
+    outside = ~PatchStore(cohort["a"].patches).valid(slice(None))
+    assert outside.any()
+    for name, value in (("instances", 10_000_000), ("classes", 1)):
+        values = read_array(place / name).copy()
+        values[outside] = value
+        shutil.rmtree(place / name)
+        write_array(place / name, values)
+    spoilt = PatchData(open_slides([dataclasses.replace(cohort["a"], targets=place)], NEEDS, "training"))
+    assert spoilt.n_nuclei() == plain.n_nuclei()
+    assert spoilt.class_presence().tolist() == data_of(cohort, "a").class_presence().tolist()
 
 
 def test_shuffled_targets_are_another_patchs_and_always_the_same(cohort: dict[str, SlideData]) -> None:

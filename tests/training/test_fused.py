@@ -86,8 +86,8 @@ def test_tokens_of_another_grid_lie_beneath_the_first_ones(fused: dict[str, Slid
 
 def test_provenance_tells_of_every_encoder(fused: dict[str, SlideData], tmp_path: Path) -> None:
     data = fused["a"]
-    record = StoredSlide(data, NEEDS).encoder
-    alone = StoredSlide(dataclasses.replace(data, fused=()), NEEDS).encoder
+    record = StoredSlide(data, NEEDS).geometry.encoder_record
+    alone = StoredSlide(dataclasses.replace(data, fused=()), NEEDS).geometry.encoder_record
     assert "fused" not in alone
     assert {name: record[name] for name in alone if name != "weights"} == {
         name: value for name, value in alone.items() if name != "weights"

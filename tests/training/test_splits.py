@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -8,10 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from slideloom.artefacts.tables import read_table, table_metadata
 from slideloom.config.model import SplitConfig
 from slideloom.errors import SlideloomError
 from slideloom.slides.sheet import SlideRow
-from slideloom.training.splits import make_split, read_split, slides_with_role, write_split
+from slideloom.training.splits import SPLIT, make_split, read_split, slides_with_role, write_split
 
 
 def rows_of(patients: str) -> list[SlideRow]:
@@ -64,14 +66,23 @@ def test_a_patient_on_both_sides_is_refused_by_name() -> None:
     with pytest.raises(SlideloomError, match=r"patient_id ann on both sides of train and test") as caught:
         make_split(rows, SplitConfig(), set())
     assert caught.value.code == "group_on_both_sides"
-    assert roles(make_split(rows, SplitConfig(group="slide_id"), set()))["b"] == "test"
+    assert "patient ids of their own" in caught.value.hint
 
 
-def test_a_patient_in_train_and_val_is_told_but_allowed(caplog: pytest.LogCaptureFixture) -> None:
-    rows = [SlideRow("a", "ann", he="x", split="train"), SlideRow("b", "ann", he="x", split="val")]
-    with caplog.at_level(logging.WARNING):
+@pytest.mark.parametrize("pair", [("train", "val"), ("val", "test")])
+def test_validation_is_a_side_too_and_prediction_is_none(pair: tuple[str, str]) -> None:
+    rows = [SlideRow(f"s{number}", "ann", he="x", split=role) for number, role in enumerate(pair)]
+    with pytest.raises(SlideloomError, match=f"patient_id ann on both sides of {pair[0]} and {pair[1]}"):
         make_split(rows, SplitConfig(), set())
-    assert "patient_id ann on both sides of val and train" in caplog.text
+    alone = [replace(row, split=role) for row, role in zip(rows, (pair[0], "infer"), strict=True)]
+    assert roles(make_split(alone, SplitConfig(), set())) == {"s0": pair[0], "s1": "infer"}
+
+
+def test_a_platform_may_be_asked_to_stay_on_one_side_of_the_sheets_roles() -> None:
+    rows = [SlideRow("a", platform="x", he="x", split="train"), SlideRow("b", platform="x", he="x", split="test")]
+    assert roles(make_split(rows, SplitConfig(), set())) == {"a": "train", "b": "test"}
+    with pytest.raises(SlideloomError, match="platform x on both sides of train and test"):
+        make_split(rows, SplitConfig(group="platform"), set())
 
 
 def test_sequential_sorts_by_group_and_takes_val_from_the_end_of_training() -> None:
@@ -107,7 +118,7 @@ def test_platforms_leave_the_others_out() -> None:
 def test_one_group_cannot_be_split() -> None:
     rows = rows_of("AAA")
     for config in (SplitConfig(scheme="sequential"), SplitConfig(scheme="kfold", folds=2)):
-        with pytest.raises(SlideloomError, match="1 annotated patient_id groups") as caught:
+        with pytest.raises(SlideloomError, match=r"1 annotated groups \(by patient_id\)") as caught:
             make_split(rows, config, every(rows))
         assert caught.value.code == "too_few_groups"
 
@@ -183,6 +194,30 @@ def test_written_split_reads_back_and_is_the_same_bytes_again(tmp_path: Path) ->
     pd.testing.assert_frame_equal(table, make_split(rows, config, every(rows)))
     assert slides_with_role(table, "1", "test") == ["s004", "s005", "s006", "s007"]
     assert slides_with_role(table, "1", "train", "val") == ["s000", "s001", "s002", "s003"]
+
+
+def test_the_file_says_what_it_was_made_from_and_what_was_left_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = [SlideRow(f"{platform}{patient}", patient, platform, he="x") for platform in "xy" for patient in "AB"]
+    rows += [SlideRow("x9", "C", "x", he="x"), SlideRow("y9", "D", "y", he="x")]
+    config = SplitConfig(scheme="leave_platform_out")
+    with caplog.at_level(logging.WARNING):
+        write_split(rows, config, every(rows) - {"yB"}, tmp_path / "a.parquet")
+    about = table_metadata(read_table(SPLIT, tmp_path / "a.parquet"))["made_from"]
+    assert about["split"] == config.model_dump(mode="json")
+    assert about["counts"]["x"] == {
+        "train": {"slides": 1, "patients": 1},
+        "test": {"slides": 3, "patients": 3},
+        "infer": {"slides": 1, "patients": 1},
+    }
+    assert about["counts"]["y"]["train"] == {"slides": 2, "patients": 2}
+    note = "1 slide of another platform is left out of training, of patients that"
+    assert about["notes"] == [f"fold x: {note} x tests", f"fold y: {note} y tests"]
+    assert [record.getMessage() for record in caplog.records] == about["notes"]
+    table = read_split(tmp_path / "a.parquet")
+    assert set(table[table["fold"] == "x"]["slide_id"]) == {"xA", "xB", "x9", "yB", "y9"}
+    assert slides_with_role(table, "x", "infer") == ["yB"]
 
 
 def test_a_study_without_slides_gives_an_empty_table(tmp_path: Path) -> None:

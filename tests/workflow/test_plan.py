@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from slideloom.slides.sides import take_sides
 from slideloom.slides.study import study_from_mapping
 from slideloom.workflow.plan import Plan
 from slideloom.workflow.upkeep import forget_broken_records
@@ -113,6 +114,9 @@ EDITS: list[tuple[Callable[[dict[str, Any]], None], set[str]]] = [
     (_set("experiments", "sp", "training", value={"lr": 1e-3}), {"train/sp"}),
     (_set("experiments", "he", "loss", value={"dice": 0.5}), {"train/he"}),
     (_set("experiments", "he", "decoder", value={"width": 0.5}), {"train/he"}),
+    (_set("experiments", "sp", "sampling", value={"gamma": 0.5}), {"train/sp"}),
+    (_set("experiments", "sp", "training", value={"input": "live"}), {"train/sp"}),
+    (_set("encoders", "mean", "symmetries", value=True), {"embeddings/mean", "train/sp", "maps/sp"}),
     (_set("inference", "overlap_px", value=0), set()),
     (_set("inference", "batch_size", value=4), {"maps/sp", "maps/he"}),
     (_set("instances", "min_area_um2", value=9.0), {"instances/sp", "instances/he"}),
@@ -149,7 +153,36 @@ def test_where_a_file_lies_is_no_part_of_the_config_that_keys_are_made_of(mappin
         assert after["files"] == {"vit": {"checkpoint": "moved/vit.safetensors"}}, "the job runs, and keeps its items"
 
 
-_READS_THE_ENCODER = (("embeddings", ("vit",), "4-0"), ("train", ("he", "0")), ("maps", ("he", "0"), "4-0"))
+_READS_THE_ENCODER = (("embeddings", ("vit",), "4-0"), ("maps", ("he", "0"), "4-0"))
+
+
+def test_training_names_the_encoders_files_only_when_it_encodes(mapping: dict[str, Any]) -> None:
+    Path("vit.safetensors").touch()
+    del mapping["encoders"]["vit"]["random"]
+    mapping["encoders"]["vit"]["checkpoint"] = "vit.safetensors"
+    assert "files" not in json.loads(_plan(mapping).spec("train", ("he", "0")))
+    mapping["experiments"]["he"]["training"] = {"input": "live"}
+    plan = _plan(mapping)
+    assert json.loads(plan.spec("train_live", ("he", "0")))["files"] == {"vit": {"checkpoint": "vit.safetensors"}}
+    assert plan.stored_encoders("he", "train") == ()
+    assert plan.stored_encoders("he", "maps") == ("vit",), (
+        "tiles are predicted from the store, unless the config says so"
+    )
+    mapping["experiments"]["he"]["training"]["unfreeze_epoch"] = 3
+    plan = _plan(mapping)
+    assert plan.stored_encoders("he", "maps") == ()
+    assert "vit" not in plan.embedded_encoders(), "an encoder that is trained has no tokens to store"
+
+
+def test_sampling_by_a_column_reads_that_column(mapping: dict[str, Any]) -> None:
+    mapping["experiments"]["sp"]["sampling"] = {"gamma": 0.5, "by": "group", "column": "platform"}
+    groups = json.loads(_plan(mapping).spec("train", ("sp", "0")))["config"]["groups"]
+    study = _plan(mapping).study
+    training = take_sides(study.rows, study.config.splits["holdout"]).folds["0"]
+    assert groups == {row.slide_id: row.platform for row in study.rows if training[row.slide_id] == "train"}
+    assert 0 < len(groups) < len(study.rows), "a slide that does not train is no reason to train again"
+    mapping["experiments"]["sp"]["sampling"]["by"] = "classes"
+    assert "groups" not in json.loads(_plan(mapping).spec("train", ("sp", "0")))["config"]
 
 
 def test_an_experiment_on_two_encoders_reads_both_and_is_cut_on_the_first_ones_grid(mapping: dict[str, Any]) -> None:

@@ -43,11 +43,17 @@ TABLES = [
     "training",
     "costs",
     "failures",
+    "published",
 ]
 
 EXPERIMENTS = STUDY.config.experiments
 PUBLISHED = [name for name in EXPERIMENTS if EXPERIMENTS[name].pretrained]
-TRAINED = [name for name in EXPERIMENTS if not EXPERIMENTS[name].pretrained]
+LIVE = [
+    name
+    for name in EXPERIMENTS
+    if name not in PUBLISHED and EXPERIMENTS[name].training.input == "live"
+]
+TRAINED = [name for name in EXPERIMENTS if name not in (*PUBLISHED, *LIVE)]
 
 if workflow.is_main_process:
     gone = forget_broken_records(PLAN.all_records(), STUDY.config.results)

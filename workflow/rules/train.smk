@@ -1,4 +1,4 @@
-"""Decoders on stored tokens, and published ones."""
+"""Decoders on stored tokens, decoders whose encoder runs along, and published ones."""
 
 
 rule train:
@@ -21,6 +21,29 @@ rule train:
         spec=spec_of("train", "experiment", "fold"),
     script:
         "../scripts/train.py"
+
+
+rule train_live:
+    input:
+        split=split_record,
+        patches=train_patches,
+        targets=train_targets,
+        statistics=statistics_record,
+        weights=weight_files,
+    output:
+        record("train", "{experiment}", unit="{fold}"),
+    log:
+        log_of("train", "{experiment}", unit="{fold}"),
+    benchmark:
+        benchmark_of("train", "{experiment}", unit="{fold}")
+    wildcard_constraints:
+        experiment=one_of(LIVE),
+    conda:
+        ENV
+    params:
+        spec=spec_of("train_live", "experiment", "fold"),
+    script:
+        "../scripts/train_live.py"
 
 
 rule pretrained:

@@ -17,8 +17,10 @@ roles = dict(zip(split["slide_id"], split["role"], strict=True))
 
 
 def work(slide):
-    if roles.get(slide) not in config.roles:
-        return f"the role {roles.get(slide)} is not scored"
+    if slide not in roles:
+        return "it plays no part in this fold"
+    if roles[slide] not in config.roles:
+        return f"the role {roles[slide]} is not scored"
     facts = load_facts(job.paths.slide_facts(slide))
     patches = PatchStore(job.paths.patches(job.config["grid"], slide))
     maps, labels, place = (paths(*run, slide) for paths in (job.paths.maps, job.paths.labels, job.paths.metrics))

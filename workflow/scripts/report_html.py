@@ -24,5 +24,6 @@ render_report(
     experiments=describe_experiments(config),
     overlays=draw_overlays(choose_overlays(scored, sources), classes),
     n_slides=len(rows),
+    published=config.published,
     config_text=yaml.safe_dump(job.config["study"], sort_keys=False, allow_unicode=True),
 )

@@ -35,4 +35,5 @@ gather_reports(
     job.paths.root,
     job.paths.reports(),
     accounts=accounts,
+    published=config.published,
 )

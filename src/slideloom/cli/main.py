@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from typer.core import TyperGroup
@@ -90,20 +90,40 @@ def sheet(
     folder: Annotated[Path, typer.Argument(help="Folder of images; folders below it are searched, too.")],
     out: Annotated[Path | None, typer.Option(help="The sheet to write; printed when left out.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a sheet that is there.")] = False,
+    layout: Annotated[
+        Literal["names", "auto", "orion_subset", "spora"],
+        typer.Option(help="How the folder is laid out; auto: looked up, by names when it is none of the others."),
+    ] = "names",
+    mpp: Annotated[
+        float | None, typer.Option(min=0.01, max=100, help="Pixel size of every image, µm, where files have none.")
+    ] = None,
 ) -> None:
     """Make a sheet from a folder of images.
 
     Names decide what belongs together: case7_he.svs and case7_sp.ome.tif (also _mif, _codex, …) are one slide,
     case7_labels.tif (also _instances) and case7_classes.csv its annotation. Look through the result, and add pixel
     sizes, patients, platforms and splits where they matter.
+
+    A data set in a known layout (--layout) also gives markers.tsv and classes.tsv, written beside the sheet.
     """
     from dataclasses import replace
 
     from slideloom.cli.discover import discover
+    from slideloom.slides.layouts.choose import find_layout
     from slideloom.slides.sheet import sheet_text, write_sheet
 
+    looks_like = find_layout(folder)
+    known = looks_like if layout == "auto" else None if layout == "names" else layout
+    if known:
+        _bring_in(known, folder, out, force, mpp)
+        return
+    if looks_like:
+        typer.echo(f"note: this folder has the layout {looks_like}: --layout {looks_like} knows it better", err=True)
     found = discover(folder)
-    rows = found.rows
+    rows = [
+        replace(row, he_mpp_um=mpp if row.he else None, sp_mpp_um=mpp if row.sp else None) if mpp else row
+        for row in found.rows
+    ]
     if out is not None:
         if out.exists() and not force:
             raise SlideloomError("this file exists already", where=str(out), hint="Give --force to replace it")
@@ -119,6 +139,25 @@ def sheet(
         typer.echo(f"note: {note}", err=True)
     where = f"in {out}; its paths start at its own folder" if out else f"found; the paths start at {folder}"
     typer.echo(f"{len(rows)} {'slide' if len(rows) == 1 else 'slides'} {where}.", err=True)
+
+
+def _bring_in(layout: str, folder: Path, out: Path | None, force: bool, mpp_um: float | None) -> None:
+    """Write sheet, tables and what else a data set in a known layout needs."""
+    from slideloom.slides.layouts.choose import read_data_set
+    from slideloom.slides.layouts.imported import table_paths, write_tables
+
+    if out is None:
+        what = f"the layout {layout} gives tables beside the sheet"
+        raise SlideloomError(what, expected="the option --out", hint="Give --out FOLDER/slides.tsv")
+    for path in table_paths(out).values():
+        if path.exists() and not force:
+            raise SlideloomError("this file exists already", where=str(path), hint="Give --force to replace it")
+    found = read_data_set(layout, folder, out.parent, mpp_um)
+    written = write_tables(found, out)
+    for note in found.notes:
+        typer.echo(f"note: {note}", err=True)
+    count = f"{len(found.rows)} {'slide' if len(found.rows) == 1 else 'slides'}"
+    typer.echo(f"{count} of the layout {layout} in {', '.join(map(str, written))}.", err=True)
 
 
 @app.command()

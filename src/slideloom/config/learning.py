@@ -67,8 +67,8 @@ class LossConfig(Strict):
     focal_tversky: Weight = Field(0.2, description="Focal Tversky, nucleus and class heads.")
     lovasz_softmax: Weight = Field(0.0, description="Lovász-softmax, nucleus and class heads.")
     lovasz_hinge: Weight = Field(0.0, description="Lovász-hinge, nucleus head.")
-    hv_mse: Weight = Field(2.5, description="Mean squared error of the HV maps.")
-    hv_msge: Weight = Field(8.0, description="Mean squared error of the HV maps' gradients, inside nuclei.")
+    hv_mse: Weight = Field(1.0, description="Mean squared error of the HV maps.")
+    hv_msge: Weight = Field(0.1, description="Mean squared error of the HV maps' gradients, inside nuclei.")
     boundary: Weight = Field(1.0, description="Binary cross-entropy and Dice of the boundary head.")
     heads: dict[Literal["nucleus", "classes", "boundary"], HeadLossConfig] = Field(
         default_factory=dict, description="A head's own weights, which stand for all of those above."

@@ -251,9 +251,10 @@ class InferenceConfig(Strict):
 class InstancesConfig(Strict):
     """From maps to nuclei. Areas and lengths are physical and scaled to each slide."""
 
-    method: Literal["hv_watershed", "threshold"] = Field(
-        "hv_watershed",
-        description="hv_watershed: HoVer-Net's, on fixed scales; threshold: connected components of the nucleus map.",
+    method: Literal["auto", "hv_watershed", "threshold"] = Field(
+        "auto",
+        description="hv_watershed: HoVer-Net's, on fixed scales; threshold: connected components of the nucleus map; "
+        "auto: hv_watershed of experiments with the head hv, threshold of others.",
     )
     nucleus_threshold: Annotated[float, Field(gt=0, lt=1)] = Field(
         0.5, description="Nucleus probability of foreground."

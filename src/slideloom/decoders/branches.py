@@ -6,19 +6,16 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from slideloom.config.model import DecoderConfig
+from slideloom.decoders.attention import GlobalContext, MaskedAttention
+from slideloom.decoders.base import resized
 from slideloom.decoders.blocks import ConvBlock, DeconvBlock, scaled_channels, upsample
 
-__all__ = ["Branch", "inner_channels", "resized", "skip_ways"]
+__all__ = ["Branch", "inner_channels", "skip_ways"]
 
-
-def resized(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """Maps (n, c, h, w) brought bilinearly to another height and width; the same tensor where they have it already."""
-    if maps.shape[-2:] == torch.Size(size):
-        return maps
-    return functional.interpolate(maps, size, mode="bilinear", align_corners=False)
+#: Convolution blocks of the header; what stands behind them is the output's 1×1 convolution.
+_HEADER_BLOCKS = 2
 
 
 def inner_channels(token_width: int, width: float) -> tuple[int, int, int]:
@@ -76,6 +73,7 @@ class Branch(nn.Module):
         skips: Mapping[int, nn.Module] | None = None,
     ) -> None:
         super().__init__()
+        self.config = config
         for stage, module in (skips or {}).items():
             self.add_module(f"decoder{stage}_skip", module)
 
@@ -83,6 +81,7 @@ class Branch(nn.Module):
             return scaled_channels(channels, config.width)
 
         c = inner_channels(token_width, config.width)[2]
+        self._inner, self._last = c, size(64)
         rate = config.dropout
         c_in = 2 if config.skips else 1
         image_in = 2 if config.image_skip else 1
@@ -105,8 +104,16 @@ class Branch(nn.Module):
             header.append(nn.Conv2d(size(64), n_out, kernel_size=1))
         self.decoder0_header = nn.Sequential(*header)
 
-    def forward(self, deepest: Tensor, skips: Mapping[int, Tensor], size: tuple[int, int] | None = None) -> Tensor:
-        """Decode one branch.
+    def add_attention(self) -> None:
+        """Add the attention that the config asks for; all other weights have been drawn before, as without it."""
+        rate = self.config.dropout
+        if self.config.global_context:
+            self.global_context = GlobalContext(self._inner, rate)
+        if self.config.masked_attention:
+            self.masked_attention = MaskedAttention(self._last, self.config.attention_window_px, rate)
+
+    def features(self, deepest: Tensor, skips: Mapping[int, Tensor], size: tuple[int, int] | None = None) -> Tensor:
+        """Decode up to the last feature map.
 
         Parameters
         ----------
@@ -120,10 +127,13 @@ class Branch(nn.Module):
         Returns
         -------
         Tensor
-            (n, n_out, H, W).
+            (n, 64 · width, H, W), before any masked attention.
         """
         maps: Tensor = self.bottleneck_upsampler(deepest)
-        stages = (self.decoder0_header, self.decoder1_upsampler, self.decoder2_upsampler, self.decoder3_upsampler)
+        if self.config.global_context:
+            maps = self.global_context(maps)
+        header = self.decoder0_header[:_HEADER_BLOCKS]
+        stages = (header, self.decoder1_upsampler, self.decoder2_upsampler, self.decoder3_upsampler)
         for stage in (3, 2, 1, 0):
             if stage == 0 and size is not None:
                 maps = resized(maps, size)
@@ -131,3 +141,12 @@ class Branch(nn.Module):
                 maps = torch.cat([skips[stage], maps], dim=1)
             maps = stages[stage](maps)
         return maps
+
+    def output(self, features: Tensor) -> Tensor:
+        """Features to output, (n, n_out, H, W); the features themselves where the branch has no output."""
+        out: Tensor = self.decoder0_header[_HEADER_BLOCKS:](features)
+        return out
+
+    def forward(self, deepest: Tensor, skips: Mapping[int, Tensor], size: tuple[int, int] | None = None) -> Tensor:
+        """Decode without masked attention: :meth:`output` of :meth:`features`."""
+        return self.output(self.features(deepest, skips, size))

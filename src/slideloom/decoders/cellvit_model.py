@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from slideloom.config.model import DecoderConfig, Head
-from slideloom.decoders.cellvit import CellViTDecoder, build_decoder
+from slideloom.decoders.cellvit import CellViTDecoder
 from slideloom.encoders.base import DECODER_INPUTS
 from slideloom.encoders.cellvit.encoder import encoder_module
 from slideloom.encoders.cellvit.file import CellViTFile, describe_checkpoint
@@ -63,7 +63,7 @@ class CellViT(nn.Module):
         super().__init__()
         encoder = encoder_module(about.arch, **about.sizes, tissue_classes=about.num_tissue_classes)
         _check_layers(about, encoder.depth)
-        decoder = build_decoder(
+        decoder = CellViTDecoder(
             DecoderConfig(branches="shared" if about.shared else "separate"),
             PUBLISHED_HEADS,
             about.num_nuclei_classes,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from slideloom.errors import SlideloomError
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from slideloom.config.model import EncoderConfig
     from slideloom.patches.statistics import ChannelStatistics
@@ -95,10 +95,11 @@ class EncoderSpec:
 
 
 class Encoder(Protocol):
-    """A frozen encoder.
+    """An encoder, frozen when it is built.
 
-    ``encode`` reads ``blocks`` when it is called, may be called from several threads at once, and gives a tile the same
-    bits whatever its place in a batch of one size.
+    Its layers are in evaluation mode and stay so, also where a decoder's training trains them, too. ``encode`` reads
+    ``blocks`` when it is called, may be called from several threads at once, and gives a tile the same bits whatever
+    its place in a batch of one size.
 
     Attributes
     ----------
@@ -116,6 +117,9 @@ class Encoder(Protocol):
         What a reader of its embeddings must know, such as parts of a checkpoint that were left aside.
     dropped : tuple of str
         Markers of the panel that it does not read, on purpose.
+    module : Module
+        Its layers; without parameters where there is nothing to train. What is derived from weights follows them when
+        they are trained, loaded or moved.
     """
 
     spec: EncoderSpec
@@ -127,6 +131,11 @@ class Encoder(Protocol):
     weights: str
     notes: tuple[str, ...]
     dropped: tuple[str, ...]
+
+    @property
+    def module(self) -> nn.Module:
+        """Its layers."""
+        ...
 
     def to(self, device: str) -> Encoder:
         """Move the weights to a device; returns the same encoder."""
@@ -142,6 +151,10 @@ class Encoder(Protocol):
 
     def encode(self, images: Tensor) -> dict[int, Tensor]:
         """Preprocessed images (n, c, h, w) → by block, tokens (n, h / patch_px, w / patch_px, width)."""
+        ...
+
+    def tokens(self, images: Tensor) -> dict[int, Tensor]:
+        """What :meth:`encode` gives, in the caller's gradient mode: gradients reach weights that require them."""
         ...
 
 

@@ -12,7 +12,7 @@ from slideloom.patches.statistics import ChannelStatistics, channel_statistics, 
 from slideloom.patches.store import PatchStore
 from slideloom.slides.tables import Channel
 
-__all__ = ["check_fit", "choose_channels", "marker_panel", "used_statistics"]
+__all__ = ["check_fit", "choose_channels", "marker_panel", "slide_panel", "used_statistics"]
 
 #: Pixel sizes in file headers are rounded.
 _LEEWAY = 0.01
@@ -29,6 +29,28 @@ def marker_panel(markers: Iterable[str], uniprot: Mapping[str, str]) -> tuple[Ch
         Accessions by marker; a marker may have none.
     """
     return tuple(Channel(marker, marker, uniprot.get(marker, "")) for marker in markers)
+
+
+def slide_panel(
+    patches: PatchStore, statistics: ChannelStatistics | None, uniprot: Mapping[str, str]
+) -> tuple[Channel, ...]:
+    """The panel that an encoder of a slide is built for.
+
+    Parameters
+    ----------
+    patches : PatchStore
+        Of the slide.
+    statistics : ChannelStatistics or None
+        Of the training slides; their markers are then everyone's panel, in every job.
+    uniprot : mapping of str to str
+        Accessions by marker, over those of the slide's own channels.
+    """
+    if patches.is_rgb:
+        return tuple(patches.channels)
+    if statistics is not None:
+        return marker_panel(statistics.markers, uniprot)
+    own = {channel.marker: channel.uniprot for channel in patches.channels if channel.uniprot}
+    return marker_panel([channel_label(channel) for channel in patches.channels], {**own, **uniprot})
 
 
 def choose_channels(encoder: Encoder, config: EncoderConfig, patches: PatchStore) -> list[int]:
@@ -85,7 +107,8 @@ def used_statistics(
     patches : PatchStore
         Of the slide; read through where it has statistics or clipping points of its own.
     given : ChannelStatistics or None
-        Of the training slides, with ``scope: training``; they may hold more markers than the encoder reads.
+        Of the training slides, with ``scope: training`` or ``clip: training``; they may hold more markers than the
+        encoder reads.
 
     Raises
     ------
@@ -97,12 +120,13 @@ def used_statistics(
     if encoder.spec.kind == "rgb":
         return None
     settled = complete(config).normalisation
-    if settled.scope == "training":
+    if "training" in (settled.scope, settled.clip):
         if given is None:
+            key = "scope" if settled.scope == "training" else "clip"
             raise SlideloomError(
                 "no channel statistics given",
                 where=encoder.spec.name,
-                expected="those of the training slides (scope: training)",
+                expected=f"those of the training slides ({key}: training)",
                 code="encoder_statistics",
             )
         pooled = given if given.markers == encoder.markers else given.select(encoder.markers)

@@ -125,6 +125,8 @@ class FusedEmbeddings:
         Of all encoders, joined by `` + ``.
     slide_id, image, n, patch_px, tile_px, markers, dropped, final_norm, statistics
         Of ``first``.
+    has_symmetries : bool
+        False: tokens of the others, made of flipped and turned tiles of their own grid, fit no tile of the first.
 
     Raises
     ------
@@ -142,6 +144,7 @@ class FusedEmbeddings:
         self.patch_px, self.tile_px = first.patch_px, first.tile_px
         self.markers, self.dropped, self.final_norm = first.markers, first.dropped, first.final_norm
         self.statistics = first.statistics
+        self.has_symmetries = False
         self.levels = numbered_levels([store.blocks for store in stores])
         self.blocks = tuple(self.levels)
         self.width = sum(store.width for store in stores)
@@ -150,11 +153,12 @@ class FusedEmbeddings:
             "blocks": list(self.blocks),
             "width": self.width,
             "weights": self.weights,
+            "symmetries": False,
             "fused": [_member(store) for store in stores],
         }
         self._frame = TokenFrame(patches.mpp_um, first.tile_px, first.patch_px)
 
-    def tokens(self, block: int, indices: Indices) -> NDArray[np.float16]:
+    def tokens(self, block: int, indices: Indices, symmetry: int = 0) -> NDArray[np.float16]:
         """Tokens of one level for some tiles.
 
         Parameters
@@ -163,15 +167,30 @@ class FusedEmbeddings:
             One of ``blocks``.
         indices : slice or sequence of int
             Tiles, in any order; a slice has NumPy's meaning.
+        symmetry : int
+            0; there are no tokens of flipped and turned tiles.
 
         Returns
         -------
         (k, h, w, d) float16 array
             h = w = tile_px / patch_px, d = width.
+
+        Raises
+        ------
+        SlideloomError
+            ``encoder_blocks``: no such level. ``encoder_symmetries``: another symmetry than 0.
         """
         if block not in self.blocks:
             raise SlideloomError(
                 f"level {block}", where=str(self.path), expected=f"one of {list(self.blocks)}", code="encoder_blocks"
+            )
+        if symmetry:
+            raise SlideloomError(
+                "several encoders' tokens of flipped and turned tiles",
+                where=str(self.path),
+                expected="tiles as they are",
+                hint="Set the experiment's augmentation.flips and augmentation.turns to 0, or name one encoder only",
+                code="encoder_symmetries",
             )
         picked = indices if isinstance(indices, slice) else np.asarray(indices, np.int64).reshape(-1)
         own, *theirs = self.levels[block]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from slideloom.config.model import EncoderConfig
@@ -39,6 +39,7 @@ class MeanMarker:
         self.weights = "none"
         self.notes: tuple[str, ...] = ()
         self.dropped: tuple[str, ...] = ()
+        self.module = nn.Identity()
         self.spec = EncoderSpec(
             name="mean_marker",
             kind="markers",
@@ -82,6 +83,10 @@ class MeanMarker:
         for side in images.shape[-2:]:
             check_tile(side, self.spec)
         return {1: functional.avg_pool2d(images, self.patch_px).permute(0, 2, 3, 1).contiguous()}
+
+    def tokens(self, images: Tensor) -> dict[int, Tensor]:
+        """The same as :meth:`encode`."""
+        return self.encode(images)
 
 
 def build_mean_marker(config: EncoderConfig, channels: Sequence[Channel]) -> MeanMarker:

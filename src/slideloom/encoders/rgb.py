@@ -20,7 +20,8 @@ class RGBEncoder:
     Parameters
     ----------
     module : Module
-        Set to evaluation, its weights frozen.
+        Set to evaluation, its weights frozen. Whoever trains it leaves it in evaluation mode: batches of a few tiles
+        are no place for dropout in a network that was trained long ago.
     spec : EncoderSpec
         What it declares.
     blocks : tuple of int
@@ -80,3 +81,23 @@ class RGBEncoder:
             )
         mean, std = torch.tensor([self.spec.mean, self.spec.std], device=pixels.device)[:, :, None, None]
         return pixels.to(torch.float32).div_(255).sub_(mean).div_(std)
+
+    @torch.inference_mode()
+    def encode(self, images: Tensor) -> dict[int, Tensor]:
+        """Tokens of each block, without gradients: see :meth:`tokens`."""
+        return self.tokens(images)
+
+    def tokens(self, images: Tensor) -> dict[int, Tensor]:
+        """Tokens of each block, in the caller's gradient mode.
+
+        Parameters
+        ----------
+        images : Tensor
+            (n, 3, h, w) preprocessed.
+
+        Returns
+        -------
+        dict of int to Tensor
+            By block, (n, rows, columns, width).
+        """
+        raise NotImplementedError

@@ -19,7 +19,7 @@ from slideloom._version import __version__
 from slideloom.artefacts.files import publish
 from slideloom.artefacts.zarrio import create_array, create_group
 from slideloom.config.model import Head
-from slideloom.decoders.cellvit import CellViTDecoder
+from slideloom.decoders.base import Decoder
 from slideloom.inference.blend import FinishedRows, RowBlender
 from slideloom.inference.tiles import TileBatch, TileSource
 
@@ -37,7 +37,7 @@ _BATCHES_AHEAD = 2
 
 
 def predict_slide(
-    decoder: CellViTDecoder,
+    decoder: Decoder,
     tiles: TileSource,
     place: Path,
     attributes: Mapping[str, Any],
@@ -50,12 +50,13 @@ def predict_slide(
 
     Parameters
     ----------
-    decoder : CellViTDecoder
+    decoder : Decoder
         In evaluation mode; moved to ``device`` and to channels-last here.
     tiles : TileSource
         The slide's tiles.
     place : Path
-        Zarr group to write, in the grid frame: ``nucleus`` (H, W) uint8, 255 · probability; ``hv`` (2, H, W) int8,
+        Zarr group to write, in the grid frame: ``nucleus`` (H, W) uint8, 255 · probability (without a nucleus head,
+        that of not being background); ``hv`` (2, H, W) int8,
         127 · distance, x then y; ``class_id`` (H, W) uint8, the likeliest class, background included, and
         ``class_probability`` (H, W) uint8; ``boundary`` (H, W) uint8; of these what the decoder's heads give; and
         ``covered`` (H, W) uint8, 1 where a tile looked.
@@ -124,6 +125,7 @@ class _Layout:
     """Which channel of the blended values means what."""
 
     def __init__(self, heads: Sequence[Head], n_classes: int) -> None:
+        self._from_classes = "nucleus" not in heads
         sizes: dict[Head, int] = {"nucleus": 1, "hv": 2, "classes": n_classes, "boundary": 1}
         self.slices: dict[Head, slice] = {}
         self.channels = 0
@@ -154,6 +156,9 @@ class _Layout:
             if head == "hv":
                 maps["hv"] = np.clip(np.rint(part * HV_SCALE), -HV_SCALE, HV_SCALE).astype(np.int8)
             elif head == "classes":
+                if self._from_classes:
+                    # Nuclei are what is not background: no head says more.
+                    maps["nucleus"] = _as_byte(part[1:].sum(0))
                 maps["class_id"] = part.argmax(0).astype(np.uint8)
                 maps["class_probability"] = _as_byte(part.max(0))
             else:
@@ -232,7 +237,7 @@ class _MapWriter:
 
 
 def _forward(
-    decoder: CellViTDecoder, batch: TileBatch, tile_px: int, layout: _Layout, precision: str, device: str
+    decoder: Decoder, batch: TileBatch, tile_px: int, layout: _Layout, precision: str, device: str
 ) -> NDArray[np.float32]:
     with torch.inference_mode(), torch.autocast(torch.device(device).type, torch.bfloat16, precision == "bf16"):
         tokens = [token.to(device, non_blocking=True).float() for token in batch.tokens]

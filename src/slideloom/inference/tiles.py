@@ -128,7 +128,8 @@ class LiveTiles:
     overlap_px : int
         Overlap of neighbouring tiles.
     encoder : Encoder
-        Built once by the caller.
+        Built once by the caller; where it was trained with the decoder, with the weights that it then had
+        (:func:`slideloom.training.checkpoint.load_tuned_encoder`).
     config : EncoderConfig
         Its entry.
     patches : PatchStore

@@ -40,7 +40,7 @@ def choose_method(config: InstancesConfig, mpp_um: float, heads: tuple[str, ...]
     SlideloomError
         ``missing_head``: the method reads a map that the decoder does not give.
     """
-    if config.method == "threshold":
+    if config.method == "threshold" or (config.method == "auto" and "hv" not in heads):
         return Threshold.from_config(config, mpp_um)
     if "hv" not in heads:
         raise SlideloomError(

@@ -7,6 +7,7 @@ same for any order of slides, tiles and batches, on any number of workers.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -39,6 +40,7 @@ class ChannelStatistics:
         Intensity above which values are clipped. Empty: each slide's own, which :func:`for_slide` fills in.
     mean, std : tuple of float
         Of the clipped and, with ``log1p``, log-transformed intensities. ``std`` is 1 for a channel that is constant.
+        With ``scope: clip`` the mean is 0 and the deviation what the clipping point becomes, so that it ends at 1.
     log1p : bool
         Whether log(1 + x) is taken after clipping; values below 0 then count as 0.
     """
@@ -172,7 +174,8 @@ def channel_statistics(
     which are exact for every type (float64 after rounding to float32). Mean and standard deviation (population) follow
     from whole histograms for 8 and 16 bit integers; for other types from per-tile float64 sums, good to about 1e-9 of
     the channel's range. With ``clip: slide`` each slide is clipped at its own quantile and the clipped pixels of all
-    are pooled, which is what the published VirTues weights expect.
+    are pooled, which is what the published VirTues weights expect. With ``scope: clip`` only the clipping points are
+    measured: no mean is taken off, and the clipping point becomes 1.
 
     Two things differ from the original VirTues. A channel so sparse that its quantile is its lowest value is clipped
     at its highest instead, so that a rare signal is not wiped out; there it becomes constant. And pixels are those of
@@ -182,7 +185,8 @@ def channel_statistics(
     Parameters
     ----------
     stores : sequence of PatchStore
-        Of one modality and one pixel type; a single one with ``scope: slide``.
+        Of one modality and one pixel type; a single one where each slide is measured by itself (``scope: slide``, or
+        ``scope: clip`` with ``clip: slide``).
     markers : sequence of str
         Wanted markers; empty: every channel of the first slide, which all must have.
     normalisation : NormalisationConfig
@@ -199,13 +203,14 @@ def channel_statistics(
         ``missing_marker``: a slide lacks a marker. ``mixed_dtypes``: pixel types differ. ``no_patches``: there is no
         pixel to count. ``non_finite_pixels``.
     SlideloomError
-        ``internal``: the normalisation is not settled, or several slides with ``scope: slide``.
+        ``internal``: the normalisation is not settled, or several slides where each is measured by itself.
     """
     quantile, log1p = _settled(normalisation)
     if not stores:
         raise SlideError("there is no slide to take channel statistics from", code="no_patches")
-    if normalisation.scope == "slide" and len(stores) > 1:
-        what = f"statistics of {len(stores)} slides where each has its own (scope: slide)"
+    alone = normalisation.scope == "slide" or (normalisation.scope == "clip" and normalisation.clip == "slide")
+    if alone and len(stores) > 1:
+        what = f"statistics of {len(stores)} slides where each has its own (scope: {normalisation.scope})"
         raise SlideloomError(what, expected="one slide", code="internal")
     names = tuple(markers) or tuple(_name(channel) for channel in stores[0].channels)
     chosen = [_channels(store, names, named=bool(markers)) for store in stores]
@@ -215,6 +220,10 @@ def channel_statistics(
         hint = "Normalise such slides each by itself (scope: slide), or convert them to one type"
         raise SlideError(f"the slides' pixels are of different types: {listed}", hint=hint, code="mixed_dtypes")
     every = list(zip(stores, chosen, strict=True))
+    if normalisation.scope == "clip":
+        counted = tally(_batches(every), len(names), stores[0].dtype, quantile)
+        _LOG.info("clipping points of %d slides, %d markers", len(stores), len(names))
+        return _to_one(names, counted.clip, log1p)
     own_clip = normalisation.clip == "slide" and normalisation.scope == "training"
     groups = [[one] for one in every] if own_clip else [every]
     clip: tuple[float, ...] = ()
@@ -254,10 +263,18 @@ def for_slide(pooled: ChannelStatistics, store: PatchStore, normalisation: Norma
     """
     if pooled.clip:
         return pooled
-    quantile, _ = _settled(normalisation)
+    quantile, log1p = _settled(normalisation)
     chosen = _channels(store, pooled.markers, named=len(set(pooled.markers)) == len(pooled.markers))
     counted = tally(_batches([(store, chosen)]), len(chosen), store.dtype, quantile)
+    if normalisation.scope == "clip":
+        return _to_one(pooled.markers, counted.clip, log1p)
     return replace(pooled, clip=counted.clip)
+
+
+def _to_one(markers: tuple[str, ...], clip: tuple[float, ...], log1p: bool) -> ChannelStatistics:
+    """Statistics that bring the clipping point to 1 and leave 0 where it is; a channel of zeros stays as it is."""
+    top = tuple(math.log1p(max(point, 0.0)) if log1p else point for point in clip)
+    return ChannelStatistics(markers, clip, (0.0,) * len(clip), tuple(one if one > 0 else 1.0 for one in top), log1p)
 
 
 def _settled(normalisation: NormalisationConfig) -> tuple[float, bool]:

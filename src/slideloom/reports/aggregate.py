@@ -1,33 +1,25 @@
-"""From slides to experiments: averages with intervals, and paired comparisons.
+"""From slides to experiments: averages with intervals.
 
-Patients, not slides, are the independent units: every interval resamples patients with all their slides, every
-permutation flips a patient's slides together. All resampling is matrix arithmetic on per-patient sums, with a fixed
-seed.
+Patients, not slides, are the independent units: every interval resamples patients with all their slides, as matrix
+arithmetic on per-patient sums.
 """
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from slideloom.metrics.schemas import SCORES
+from slideloom.reports.resampling import draws, percentiles
 
-__all__ = ["compare_experiments", "sign_flip_p", "summarise_experiments"]
+__all__ = ["main_role", "summarise_experiments"]
 
 Rows = Sequence[Mapping[str, Any]]
 Floats = NDArray[np.float64]
 
-_SEED = 20260101
-_RESAMPLES = 2000
-_FLIPS = 20_000
-_EXACT_UP_TO = 12
-#: Signs drawn at a time; bounds memory.
-_AT_ONCE = 1 << 21
 _COUNTS = ("tp", "fp", "fn", "iou_sum", "gt_pixels", "pred_pixels", "tp_pixels")
 
 
@@ -50,6 +42,12 @@ _POOLED: dict[str, Callable[[Floats], Floats]] = {
 }
 
 
+def main_role(rows: Rows) -> str:
+    """The role that the report is about: test where anything was tested, else val, else whatever there is."""
+    present = {row["role"] for row in rows}
+    return next((role for role in ("test", "val", *sorted(present)) if role in present), "")
+
+
 def summarise_experiments(slides: Rows) -> list[dict[str, Any]]:
     """Rows of ``experiments.parquet``.
 
@@ -68,8 +66,9 @@ def summarise_experiments(slides: Rows) -> list[dict[str, Any]]:
         shared = {"experiment": experiment, "role": role, "random_weights": bool(rows[0]["random_weights"])}
         for metric in SCORES:
             defined = [row for row in rows if row[metric] is not None]
-            counts = {"n_slides": len(defined), "n_patients": len({row["patient_id"] for row in defined})}
-            lines = [_mean_over_slides(defined, metric), _mean_over_patients(defined, metric)]
+            own = _one_a_slide(defined, metric)
+            counts = {"n_slides": len(own), "n_patients": len({row["patient_id"] for row in own})}
+            lines = [_mean_over_slides(own, metric), _mean_over_patients(own, metric)]
             if metric in _POOLED:
                 lines.append(_pooled(rows, metric))
             if len({row["fold"] for row in rows}) > 1:
@@ -78,39 +77,20 @@ def summarise_experiments(slides: Rows) -> list[dict[str, Any]]:
     return result
 
 
-def compare_experiments(slides: Rows) -> list[dict[str, Any]]:
-    """Rows of ``comparisons.parquet``.
-
-    Parameters
-    ----------
-    slides : sequence of mapping
-        Rows of ``slides.parquet``.
-
-    Returns
-    -------
-    list of dict
-        One per pair of experiments, role and metric, where they share at least one slide; without the study.
-    """
-    by_run = _groups(slides, "experiment", "role")
-    result = []
-    for (first, second), role in itertools.product(
-        itertools.combinations(dict.fromkeys(row["experiment"] for row in slides), 2),
-        dict.fromkeys(row["role"] for row in slides),
-    ):
-        a, b = by_run.get((first, role), []), by_run.get((second, role), [])
-        if not {row["slide_id"] for row in a} & {row["slide_id"] for row in b}:
-            continue
-        shared = {"experiment_a": first, "experiment_b": second, "role": role}
-        shared["random_weights"] = bool(a[0]["random_weights"] or b[0]["random_weights"])
-        result += [shared | {"metric": metric} | _compare(a, b, metric) for metric in SCORES]
-    return result
-
-
 def _groups(rows: Rows, *keys: str) -> dict[tuple[Any, ...], list[Mapping[str, Any]]]:
     groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
     for row in rows:
         groups.setdefault(tuple(row[key] for key in keys), []).append(row)
     return groups
+
+
+def _one_a_slide(rows: Rows, metric: str) -> list[dict[str, Any]]:
+    """A row a slide: one that several folds predicted is one slide, with the mean of its figures."""
+    result = []
+    for (slide,), own in _groups(rows, "slide_id").items():
+        mean = sum(row[metric] for row in own) / len(own)
+        result.append({"slide_id": slide, "patient_id": own[0]["patient_id"], metric: mean})
+    return result
 
 
 def _by_patient(rows: Rows, columns: Sequence[str]) -> Floats:
@@ -122,21 +102,9 @@ def _by_patient(rows: Rows, columns: Sequence[str]) -> Floats:
     return sums
 
 
-@lru_cache(maxsize=4)
-def _resamples(n: int) -> Floats:
-    """How often each of n patients is drawn in each resample, (resamples, n); the same for every figure."""
-    rng = np.random.default_rng(_SEED)
-    drawn = rng.multinomial(n, np.full(n, 1 / n), size=_RESAMPLES).astype(np.float64)
-    drawn.setflags(write=False)
-    return drawn
-
-
 def _interval(values: Floats) -> dict[str, float | None]:
-    values = values[np.isfinite(values)]
-    if not values.size:
-        return {"ci_low": None, "ci_high": None}
-    low, high = np.percentile(values, [2.5, 97.5])
-    return {"ci_low": float(low), "ci_high": float(high)}
+    low, high = percentiles(values[:, None])[:, 0].tolist()
+    return {"ci_low": low, "ci_high": high} if low == low else {"ci_low": None, "ci_high": None}
 
 
 def _spread(values: Sequence[float]) -> dict[str, float | int | None]:
@@ -153,7 +121,7 @@ def _mean_over_slides(rows: Rows, metric: str) -> dict[str, Any]:
     line: dict[str, Any] = {"averaging": "slide", **_spread([row[metric] for row in rows])}
     sums = _by_patient(rows, [metric]) if rows else np.zeros((0, 2))
     if len(sums) > 1:
-        drawn = _resamples(len(sums)) @ sums
+        drawn = draws(len(sums)) @ sums
         line |= _interval(_divide(drawn[:, 0], drawn[:, 1]))
     return line
 
@@ -163,7 +131,7 @@ def _mean_over_patients(rows: Rows, metric: str) -> dict[str, Any]:
     means = sums[:, 0] / sums[:, 1]
     line: dict[str, Any] = {"averaging": "patient", **_spread(means.tolist())}
     if len(means) > 1:
-        line |= _interval(_resamples(len(means)) @ means / len(means))
+        line |= _interval(draws(len(means)) @ means / len(means))
     return line
 
 
@@ -177,70 +145,9 @@ def _pooled(rows: Rows, metric: str) -> dict[str, Any]:
     formula = _POOLED[metric]
     value = float(formula(sums.sum(axis=0, keepdims=True))[0])
     line: dict[str, Any] = {"averaging": "pooled", **_spread([])}
-    line |= {"n": len(rows), "n_slides": len(rows), "n_patients": len(sums)}
+    n_slides = len({row["slide_id"] for row in rows})
+    line |= {"n": n_slides, "n_slides": n_slides, "n_patients": len(sums)}
     line["mean"] = value if np.isfinite(value) else None
     if len(sums) > 1:
-        line |= _interval(formula(_resamples(len(sums)) @ sums))
+        line |= _interval(formula(draws(len(sums)) @ sums))
     return line
-
-
-def _compare(a: Rows, b: Rows, metric: str) -> dict[str, Any]:
-    left, right = _per_slide(a, metric), _per_slide(b, metric)
-    patients = {row["slide_id"]: row["patient_id"] for row in a}
-    shared = sorted(left.keys() & right.keys())
-    rows = [
-        {"patient_id": patients[slide], "a": left[slide], "b": right[slide], "d": right[slide] - left[slide]}
-        for slide in shared
-    ]
-    line: dict[str, Any] = {"n": len(rows), "n_patients": len({row["patient_id"] for row in rows})}
-    line |= dict.fromkeys(("mean_a", "mean_b", "difference", "ci_low", "ci_high", "p_value"))
-    if not rows:
-        return line
-    for name, column in (("mean_a", "a"), ("mean_b", "b"), ("difference", "d")):
-        line[name] = float(np.mean([row[column] for row in rows]))
-    sums = _by_patient(rows, ["d"])
-    if len(sums) > 1:
-        drawn = _resamples(len(sums)) @ sums
-        line |= _interval(drawn[:, 0] / drawn[:, 1])
-        line["p_value"] = sign_flip_p(sums[:, 0])
-    return line
-
-
-def _per_slide(rows: Rows, metric: str) -> dict[str, float]:
-    groups = _groups([row for row in rows if row[metric] is not None], "slide_id")
-    return {slide: float(np.mean([row[metric] for row in group])) for (slide,), group in groups.items()}
-
-
-def sign_flip_p(differences: Floats) -> float:
-    """Two-sided p value of the hypothesis that differences are as likely positive as negative.
-
-    Parameters
-    ----------
-    differences : ndarray of float64, (n,)
-        Paired differences (sums) of independent units.
-
-    Returns
-    -------
-    float
-        Share of sign patterns whose absolute sum is at least the one observed: of all 2ⁿ up to n = 12, else of 20 000
-        random ones and the one observed.
-
-    Examples
-    --------
-    >>> sign_flip_p(np.array([1.0, 2.0, 3.0]))
-    0.25
-    """
-    n = differences.size
-    total = float(differences.sum())
-    # Sums of the same numbers in another order differ in their last bits; that must not decide.
-    least = abs(total) - 1e-12 * float(np.abs(differences).sum())
-    if n <= _EXACT_UP_TO:
-        kept = (np.arange(2**n)[:, None] >> np.arange(n)) & 1
-        return float((np.abs(2 * (kept @ differences) - total) >= least).mean())
-    rng = np.random.default_rng(_SEED)
-    rows = max(1, _AT_ONCE // n)
-    hits = 0
-    for start in range(0, _FLIPS, rows):
-        kept = rng.integers(0, 2, (min(rows, _FLIPS - start), n), np.uint8)
-        hits += int((np.abs(2 * (kept @ differences) - total) >= least).sum())
-    return (hits + 1) / (_FLIPS + 1)

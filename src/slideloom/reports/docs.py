@@ -50,6 +50,12 @@ slides.groupby("experiment")[["pq", "dice_macro"]].mean()
   truth or prediction; `dice_macro_with_background` adds the background as one more class.
 * **Averaging.** In `experiments.parquet`, `slide`, `patient` and `fold` are means; `pooled` is one figure from the
   summed counts, in which large slides weigh more. Intervals resample patients.
+* **Is a difference real?** `comparisons.parquet` sets pairs of experiments side by side on the slides that both
+  predicted; a slide counts once, however many folds predicted it. `p_value` flips the signs of patients' differences.
+  `p_adjusted` is Holm's correction over all pairs of one role and metric. With n patients no p can be below 2 / 2ⁿ:
+  `p_smallest` and `p_adjusted_smallest` say what could have been shown at all. The columns `fold_…` do the same over
+  folds, with Student's interval. The report calls a difference shown when `p_adjusted` is below 0.05 and the interval
+  leaves out 0.
 """
 
 _CELLS = """GeoParquet: `geopandas.read_parquet` gives it geometry; pandas and DuckDB read the columns. All slides of a

@@ -22,7 +22,9 @@ from slideloom.artefacts.stage import ItemState, load_job_states
 from slideloom.artefacts.tables import read_table, table_metadata, write_table
 from slideloom.config.model import StudyConfig
 from slideloom.metrics.schemas import CLASS_METRICS, SLIDE_METRICS
-from slideloom.reports.aggregate import compare_experiments, summarise_experiments
+from slideloom.reports.aggregate import summarise_experiments
+from slideloom.reports.beside import published_rows
+from slideloom.reports.comparisons import compare_experiments
 from slideloom.reports.schemas import REPORT_TABLES, TRAINING
 from slideloom.slides.folds import fold_names
 from slideloom.slides.sheet import SlideRow
@@ -39,6 +41,8 @@ __all__ = [
 
 #: Stages whose items are not slides.
 _NOT_SLIDES = {"splits", "statistics", "train"}
+#: What artefacts record of the encoder that they come from.
+_OF_ENCODERS = ("encoder_weights", "encoder_notes")
 
 
 @dataclass(frozen=True)
@@ -94,7 +98,8 @@ def runs_of(config: StudyConfig, rows: Sequence[SlideRow], paths: Paths, job_rec
         random_weights = any(config.encoders[one].random is not None for one in experiment.encoder)
         for fold in fold_names(config.splits[experiment.split], rows):
             context = f"{name}/{fold}"
-            stage = "train" if experiment.pretrained is None else "pretrained"
+            live = experiment.training.input == "live"
+            stage = "pretrained" if experiment.pretrained else "train_live" if live else "train"
             trained = bool(done.get((stage, context))) or fold in done.get((stage, name), ())
             history = paths.model(name, fold) / "history.parquet"
             scored = sorted(done.get(("metrics", context), ()))
@@ -117,8 +122,9 @@ def gather_reports(
     *,
     accounts: Mapping[tuple[str, str, str], Mapping[str, float]] | None = None,
     made_from: Mapping[str, Any] | None = None,
+    published: str | None = None,
 ) -> dict[str, pa.Table]:
-    """Write the seven report tables.
+    """Write the eight report tables.
 
     Parameters
     ----------
@@ -141,6 +147,8 @@ def gather_reports(
     made_from : mapping, optional
         JSON values for the metadata of every table, beside ``encoder_weights`` and ``encoder_notes``: by experiment,
         the digests of the encoder's weights and what was noted of it, as the scored slides recorded them.
+    published : str, optional
+        The published report that the study names (``StudyConfig.published``).
 
     Returns
     -------
@@ -148,15 +156,18 @@ def gather_reports(
         By name; the files are ``{place}/{name}.parquet``. Without slides the tables are empty, columns complete.
     """
     slides, classes, recorded = gather_slides(runs, rows)
+    training = gather_training(runs, recorded)
+    splits = {run.experiment: run.split.stem for run in runs}
     origin = {**recorded, **(made_from or {})}
     gathered: dict[str, list[dict[str, Any]]] = {
         "slides": slides,
         "classes": classes,
         "experiments": summarise_experiments(slides),
-        "comparisons": compare_experiments(slides),
-        "training": gather_training(runs),
+        "comparisons": compare_experiments(slides, splits),
+        "training": training,
         "costs": gather_costs(benchmarks, results, accounts or {}),
         "failures": gather_failures(job_records, {row.slide_id for row in rows}),
+        "published": published_rows(published, slides, classes, training, splits),
     }
     return {
         name: write_table(
@@ -191,7 +202,7 @@ def gather_slides(
     roles: dict[Path, dict[tuple[str, str], str]] = {}
     slides: list[dict[str, Any]] = []
     classes: list[dict[str, Any]] = []
-    recorded: dict[str, dict[str, list[str]]] = {"encoder_weights": {}, "encoder_notes": {}}
+    recorded: dict[str, dict[str, list[str]]] = {key: {} for key in _OF_ENCODERS}
     for run in runs:
         if run.metrics and run.split not in roles:
             lines = pq.read_table(run.split, columns=["slide_id", "fold", "role"], partitioning=None).to_pylist()
@@ -208,26 +219,47 @@ def gather_slides(
             table = read_table(SLIDE_METRICS, folder / "slide.parquet")
             slides += [about | line for line in table.to_pylist()]
             classes += [about | line for line in read_table(CLASS_METRICS, folder / "classes.parquet").to_pylist()]
-            maps = table_metadata(table)["made_from"].get("maps", {})
-            for key, kept in recorded.items():
-                if key in maps:
-                    texts = maps[key] if isinstance(maps[key], list) else [maps[key]]
-                    kept[run.experiment] = list(dict.fromkeys([*kept.get(run.experiment, []), *map(str, texts)]))
+            _note_encoders(recorded, run.experiment, table_metadata(table)["made_from"].get("maps", {}))
     return slides, classes, recorded
 
 
-def gather_training(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """Rows of ``training.parquet``, without the study: the history of every trained run."""
-    kept = {"epoch", "lr", "seconds", "best"}
+def gather_training(
+    runs: Sequence[Run], recorded: Mapping[str, dict[str, list[str]]] | None = None
+) -> list[dict[str, Any]]:
+    """Rows of ``training.parquet``, without the study: the history of every trained run.
+
+    Parameters
+    ----------
+    runs : sequence of Run
+        What was trained.
+    recorded : mapping of str to dict, optional
+        As :func:`gather_slides` gives it; what the histories' metadata say of encoders is added for experiments of
+        which no slide was scored.
+    """
+    kept = set(TRAINING.names) - {"study", "experiment", "fold", "random_weights", "best"}
+    told: dict[str, dict[str, list[str]]] = {}
     result = []
     for run in runs:
         if run.history is None:
             continue
         about = {"experiment": run.experiment, "fold": run.fold, "random_weights": run.random_weights}
-        for line in pq.read_table(run.history, partitioning=None).to_pylist():
+        table = pq.read_table(run.history, partitioning=None)
+        for line in table.to_pylist():
             known = {name: value for name, value in line.items() if name in kept or TRAINING.open_for(name)}
-            result.append(about | known)
+            result.append(about | {"best": line.get("is_best")} | known)
+        _note_encoders(told, run.experiment, table_metadata(table).get("made_from", {}))
+    for key, by_experiment in (recorded or {}).items():
+        by_experiment |= {name: texts for name, texts in told.get(key, {}).items() if name not in by_experiment}
     return result
+
+
+def _note_encoders(recorded: dict[str, dict[str, list[str]]], experiment: str, about: Mapping[str, Any]) -> None:
+    """Add what an artefact says of its encoder to what is known of the experiment, each text once."""
+    for key in _OF_ENCODERS:
+        if key in about:
+            texts = about[key] if isinstance(about[key], list) else [about[key]]
+            own = recorded.setdefault(key, {})
+            own[experiment] = list(dict.fromkeys([*own.get(experiment, []), *map(str, texts)]))
 
 
 def gather_costs(

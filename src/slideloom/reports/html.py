@@ -13,18 +13,22 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from slideloom._version import __version__
 from slideloom.artefacts.files import write_text
 from slideloom.artefacts.tables import read_table, table_metadata
-from slideloom.config.model import StudyConfig
+from slideloom.config.model import ExperimentConfig, HeadLossConfig, StudyConfig
+from slideloom.reports.aggregate import main_role
+from slideloom.reports.comparison_views import comparison_matrices, comparison_rows, power_notes
 from slideloom.reports.overlays import Overlay
 from slideloom.reports.plots import SERIES_COLOURS, hex_colour
+from slideloom.reports.published_views import published_caution, published_views
 from slideloom.reports.schemas import REPORT_TABLES
 from slideloom.reports.views import (
+    FEW,
     HEADLINES,
     class_charts,
-    comparison_rows,
+    class_heat,
     cost_rows,
     experiment_rows,
     interval_figure,
-    main_role,
+    trained_rows,
     training_charts,
 )
 from slideloom.slides.tables import ClassTable
@@ -33,6 +37,8 @@ __all__ = ["TEMPLATE", "describe_experiments", "installed_versions", "render_rep
 
 #: The page's template.
 TEMPLATE = Path(__file__).with_name("template") / "report.html.j2"
+#: Up to so many experiments every pair is listed; pairs of more are shown as matrices.
+_LISTED = 4
 #: Columns of the slides table: column, heading, digits (``None``: as it stands).
 _SLIDE_COLUMNS: tuple[tuple[str, str, int | None], ...] = (
     ("experiment", "experiment", None),
@@ -69,6 +75,7 @@ def render_report(
     n_slides: int | None = None,
     config_text: str = "",
     versions: Mapping[str, str] | None = None,
+    published: str | None = None,
 ) -> None:
     """Write the report.
 
@@ -92,6 +99,8 @@ def render_report(
         The config as it was run.
     versions : mapping of str to str, optional
         Programs and their versions; those installed when left out.
+    published : str, optional
+        The published report that the study names (``StudyConfig.published``); its tables are shown beside ours.
 
     Notes
     -----
@@ -112,7 +121,10 @@ def render_report(
     )
     series = {name: number for number, name in enumerate(names)}
     role = main_role(slides)
+    many = len(names) > FEW
     bars, frequencies = class_charts(found["classes"], role, classes, series)
+    told = comparison_rows(found["comparisons"], role)
+    beside = published_views(published, found["published"]) if published is not None else None
     environment = Environment(
         loader=FileSystemLoader(TEMPLATE.parent),
         autoescape=True,
@@ -134,6 +146,7 @@ def render_report(
         n_gt=_annotated(slides),
         role=role,
         series={name: number % SERIES_COLOURS for name, number in series.items()},
+        many=many,
         described=described,
         random_experiments=sorted(
             {row["experiment"] for table in ("slides", "training") for row in found[table] if row["random_weights"]}
@@ -141,10 +154,16 @@ def render_report(
         headlines=HEADLINES,
         summaries=experiment_rows(found["experiments"], role),
         intervals=interval_figure(found["experiments"], role, series),
-        comparisons=comparison_rows(found["comparisons"], role),
+        comparisons=[] if len(names) > _LISTED else told,
+        matrices=comparison_matrices(found["comparisons"], found["experiments"], role) if len(names) > _LISTED else [],
+        power=power_notes(found["comparisons"], role),
+        published=beside,
+        caution=published_caution(found["published"], slides),
         class_bars=bars,
+        heat=class_heat(found["classes"], role, classes) if many else None,
         frequencies=frequencies,
         training=training_charts(found["training"], series),
+        trained=trained_rows(found["training"]),
         overlays=overlays,
         classes=[(i, n, hex_colour(c)) for i, n, c in zip(classes.ids, classes.names, classes.colours, strict=True)],
         failures=found["failures"],
@@ -156,7 +175,7 @@ def render_report(
 
 
 def describe_experiments(config: StudyConfig) -> dict[str, str]:
-    """A line about each experiment: encoder, image, grid, heads, loss that is switched on.
+    """A line about each experiment: encoder, image, grid, heads, split, loss, and whatever else is switched on.
 
     Parameters
     ----------
@@ -178,6 +197,7 @@ def describe_experiments(config: StudyConfig) -> dict[str, str]:
             f"{'H&E' if grid.image == 'he' else 'multiplexed'} tiles of {grid.tile_px} px{resolution}",
             f"heads {', '.join(experiment.heads)}",
             f"split {experiment.split}",
+            *_choices(experiment),
         ]
         if seeds := [f"{one} seed {encoder.random}" for one, encoder in encoders if encoder.random is not None]:
             parts.insert(1, f"RANDOM WEIGHTS: {', '.join(seeds)}")
@@ -189,6 +209,38 @@ def describe_experiments(config: StudyConfig) -> dict[str, str]:
             parts.append("control: SHUFFLED TARGETS")
         result[name] = " · ".join(parts)
     return result
+
+
+def _choices(experiment: ExperimentConfig) -> list[str]:
+    """What sets an experiment apart: its decoder, loss, sampling, augmentation and training, where not plain."""
+    decoder, loss, training = experiment.decoder, experiment.loss, experiment.training
+    variants = {
+        "linear decoder": decoder.kind == "linear",
+        "no skips": not decoder.skips,
+        "no image skip": not decoder.image_skip,
+        "global context": decoder.global_context,
+        "masked attention": decoder.masked_attention,
+    }
+    parts = [name for name, chosen in variants.items() if chosen]
+    if experiment.pretrained is not None:
+        return parts
+    terms = {name: getattr(loss, name) for name in HeadLossConfig.model_fields}
+    terms |= {name: getattr(loss, name) for name in ("hv_mse", "hv_msge") if "hv" in experiment.heads}
+    terms |= {"boundary": loss.boundary} if "boundary" in experiment.heads else {}
+    told = [f"{weight:g} {name}" for name, weight in terms.items() if weight]
+    told += [f"{head} on its own weights" for head in loss.heads if head in experiment.heads]
+    parts.append("loss " + " + ".join(told) + (", class weights" if loss.class_weights else ""))
+    if experiment.sampling.gamma:
+        parts.append(f"oversampling γ {experiment.sampling.gamma:g} by {experiment.sampling.by}")
+    chances = ("flips", "turns", "colour_jitter", "stain_jitter", "channel_dropout", "intensity_scaling")
+    if chosen := [f"{name} {value:g}" for name in chances if (value := getattr(experiment.augmentation, name))]:
+        parts.append(f"augmentation {', '.join(chosen)}")
+    if training.input == "live":
+        trained = (
+            "" if training.unfreeze_epoch is None else f", the encoder trained from epoch {training.unfreeze_epoch}"
+        )
+        parts.append(f"encoded in every step{trained}")
+    return [part.replace("_", " ") for part in parts]
 
 
 def _weight_texts(weights: Sequence[str]) -> list[str]:

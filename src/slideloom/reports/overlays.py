@@ -36,6 +36,8 @@ __all__ = ["Nucleus", "Overlay", "OverlaySource", "choose_overlays", "draw_overl
 
 _LOG = logging.getLogger(__name__)
 _CROP_PX = 384
+#: Pictures an experiment, and up to how many experiments; of more there is one each, or the page would not load.
+_SHOWN, _MANY = 3, 8
 
 
 @dataclass(frozen=True)
@@ -137,7 +139,7 @@ class Overlay:
 
 
 def choose_overlays(
-    slides: Sequence[Mapping[str, Any]], sources: Sequence[OverlaySource], per_experiment: int = 3
+    slides: Sequence[Mapping[str, Any]], sources: Sequence[OverlaySource], per_experiment: int | None = None
 ) -> list[OverlaySource]:
     """Choose the slides to show: from the worst to the best PQ, the same slides for every experiment where it can be.
 
@@ -147,8 +149,9 @@ def choose_overlays(
         Rows of ``slides.parquet``.
     sources : sequence of OverlaySource
         What could be shown.
-    per_experiment : int
-        At most so many each; scored slides come first, those with role test before others.
+    per_experiment : int, optional
+        At most so many each, 3 when left out, or 1 of more than 8 experiments; scored slides come first, those with
+        role test before others.
 
     Returns
     -------
@@ -156,6 +159,8 @@ def choose_overlays(
         By experiment, in the order of ``sources``, best PQ first.
     """
     score = {(row["experiment"], row["fold"], row["slide_id"]): row for row in slides}
+    experiments = dict.fromkeys(source.experiment for source in sources)
+    most = per_experiment or (_SHOWN if len(experiments) <= _MANY else 1)
 
     def quality(source: OverlaySource) -> tuple[int, float]:
         row = score.get((source.experiment, source.fold, source.row.slide_id))
@@ -165,15 +170,15 @@ def choose_overlays(
 
     shown: list[str] = []
     result: list[OverlaySource] = []
-    for experiment in dict.fromkeys(source.experiment for source in sources):
+    for experiment in experiments:
         own = sorted((s for s in sources if s.experiment == experiment), key=lambda s: (quality(s), s.row.slide_id))
         rank = quality(own[0])[0]
         first = [source for source in own if quality(source)[0] == rank]
-        spread = np.linspace(0, len(first) - 1, min(per_experiment, len(first))).round().astype(int)
+        spread = np.linspace(0, len(first) - 1, min(most, len(first))).round().astype(int)
         wanted = [s for s in own if s.row.slide_id in shown] + [first[k] for k in dict.fromkeys(spread)] + own
         chosen: dict[str, OverlaySource] = {}
         for source in wanted:
-            if len(chosen) < per_experiment:
+            if len(chosen) < most:
                 chosen.setdefault(source.row.slide_id, source)
         shown += [slide for slide in chosen if slide not in shown]
         result += sorted(chosen.values(), key=lambda s: (quality(s), s.row.slide_id))

@@ -20,6 +20,7 @@ __all__ = [
     "frequency_chart",
     "hex_colour",
     "interval_chart",
+    "interval_grid",
     "line_chart",
 ]
 
@@ -150,6 +151,50 @@ def interval_chart(rows: Sequence[tuple[str, Sequence[Dot]]], width: float = 104
             y += step
         y += gap
         body.append(_rule(left - 160, y - gap / 2, right + 46, y - gap / 2, "faint"))
+    return _svg(width, height, "Mean of each metric with its interval, by experiment", body)
+
+
+def interval_grid(columns: Sequence[tuple[str, Sequence[Dot]]], width: float = 1160) -> Markup:
+    """Dots with intervals for many series: a line a series, a column a metric, each column on its own scale.
+
+    Parameters
+    ----------
+    columns : sequence of (str, sequence of Dot)
+        Metric and the dots of all series, in the same order.
+    width : float
+        In CSS pixels.
+    """
+    left, step, top = _LABEL_PX, 17.0, 34.0
+    room = (width - left - 8) / max(1, len(columns))
+    names = [dot.name for dot in columns[0][1]] if columns else []
+    height = top + step * len(names) + 6
+    body = []
+    for k, name in enumerate(names):
+        y = top + step * (k + 0.5)
+        if k % 2:
+            body.append(f'<rect class="band" x="0" y="{y - step / 2:.1f}" width="{width:g}" height="{step:g}"/>')
+        body.append(_text(left - 12, y + 4, _clip(name), "end"))
+    for number, (metric, dots) in enumerate(columns):
+        start, stop = left + room * number + 6, left + room * (number + 1) - 44
+        values = [end for dot in dots for end in (dot.value, dot.low, dot.high) if end is not None]
+        low, high = min(values, default=0.0), max(values, default=1.0)
+        span = (high - low) or 1.0
+        body.append(_text(start, 12, _clip(metric, room - 4)))
+        body += [_text(start, 26, f"{low:.2f}", "start", "tick"), _text(stop, 26, f"{high:.2f}", "end", "tick")]
+        body += [_rule(x, 30, x, height - 4) for x in (start, stop)]
+        for k, dot in enumerate(dots):
+            y = top + step * (k + 0.5)
+            if dot.value is None:
+                mark = _text(stop + 38, y + 4, "–", "end", "tick")
+            else:
+                x, *ends = (
+                    start + (stop - start) * ((dot.value if v is None else v) - low) / span
+                    for v in (dot.value, dot.low, dot.high)
+                )
+                mark = _rule(ends[0], y, ends[1], y, "span")
+                mark += f'<circle class="dot" cx="{x:.1f}" cy="{y:.1f}" r="3.6"/>'
+                mark += _text(stop + 38, y + 4, f"{dot.value:.3f}", "end", "value")
+            body.append(f'<g class="{_series(dot.series)}">{_title(dot)}{mark}</g>')
     return _svg(width, height, "Mean of each metric with its interval, by experiment", body)
 
 

@@ -7,7 +7,8 @@ import pyarrow as pa
 from slideloom.artefacts.tables import Column, OpenColumns, TableSchema
 from slideloom.metrics.schemas import CLASS_FIGURES, SLIDE_FIGURES
 
-__all__ = ["CLASSES", "COMPARISONS", "COSTS", "EXPERIMENTS", "FAILURES", "REPORT_TABLES", "SLIDES", "TRAINING"]
+__all__ = ["CLASSES", "COMPARISONS", "COSTS", "EXPERIMENTS", "FAILURES", "PUBLISHED", "REPORT_TABLES", "SLIDES",
+           "TRAINING"]  # fmt: skip
 
 _TEXT, _COUNT, _REAL, _FLAG = pa.string(), pa.int64(), pa.float64(), pa.bool_()
 
@@ -59,7 +60,12 @@ EXPERIMENTS = TableSchema(
             "summed counts of all slides; fold: mean over folds of their slides' means (two folds or more).",
         ),
         Column("random_weights", _FLAG, "True: the encoder ran with random weights."),
-        Column("n", _COUNT, "What was averaged: slides (slide, pooled), patients, folds; those with a value."),
+        Column(
+            "n",
+            _COUNT,
+            "What was averaged: slides (slide, pooled), patients, folds; those with a value. A slide that several "
+            "folds predicted is one slide, with the mean of its figures (pooled: with the sum of its counts).",
+        ),
         Column("n_slides", _COUNT, "Slides behind the figure, those with a value."),
         Column("n_patients", _COUNT, "Patients behind the figure; the interval resamples them."),
         Column("mean", _REAL, "The average, or the pooled figure.", "no slide has a value"),
@@ -86,7 +92,12 @@ COMPARISONS = TableSchema(
         _ROLE,
         _METRIC,
         Column("random_weights", _FLAG, "True: one of the two encoders, or both, ran with random weights."),
-        Column("n", _COUNT, "Slides on which both experiments have a value, each slide's folds averaged first."),
+        Column(
+            "n",
+            _COUNT,
+            "Slides on which both experiments have a value. A slide counts once: its folds are averaged first, those "
+            "that both experiments have when they share their split.",
+        ),
         Column("n_patients", _COUNT, "Their patients."),
         Column("mean_a", _REAL, "Mean of the first over these slides.", "n is 0"),
         Column("mean_b", _REAL, "Mean of the second over these slides.", "n is 0"),
@@ -105,6 +116,36 @@ COMPARISONS = TableSchema(
             "from 20 000 random flips with a fixed seed.",
             "fewer than 2 patients",
         ),
+        Column(
+            "p_adjusted",
+            _REAL,
+            "p_value after Holm's correction within its family: all pairs of experiments of the same role and metric.",
+            "as p_value",
+        ),
+        Column("n_family", _COUNT, "Tests in the family."),
+        Column(
+            "p_smallest",
+            _REAL,
+            "The smallest p_value that so many patients can give, whatever their differences: 2 / 2ⁿ. At 0.05 or more "
+            "no difference could have been shown.",
+            "as p_value",
+        ),
+        Column("p_adjusted_smallest", _REAL, "The same of p_adjusted, were every test at its smallest.", "as p_value"),
+        Column(
+            "n_folds",
+            _COUNT,
+            "Folds in which both experiments have a value on a shared slide; 0 when their splits differ.",
+        ),
+        Column("fold_difference", _REAL, "Mean over these folds of the mean difference b - a.", "n_folds is 0"),
+        Column("fold_std", _REAL, "Standard deviation of the folds' differences (n - 1).", "n_folds is less than 2"),
+        Column(
+            "fold_ci_low",
+            _REAL,
+            "Lower end of Student's 95 % interval over folds. Folds that share training slides are not independent: "
+            "it is too narrow for them.",
+            "n_folds is less than 2",
+        ),
+        Column("fold_ci_high", _REAL, "Upper end.", "as fold_ci_low"),
     ),
 )
 
@@ -120,12 +161,23 @@ TRAINING = TableSchema(
         Column("lr", _REAL, "Learning rate during the epoch."),
         Column("seconds", _REAL, "Duration of the epoch, validation included.", unit="s"),
         Column("best", _FLAG, "True for the epoch whose weights were kept.", "the training did not say"),
+        Column("encoder_lr", _REAL, "Learning rate of the encoder's weights.", "they were not trained"),
+        Column(
+            "grad_norm",
+            _REAL,
+            "Length of the gradient before clipping, mean over the epoch's steps.",
+            "no step had a finite gradient, or the training did not say",
+        ),
+        Column("skipped_steps", _COUNT, "Steps not taken for want of a finite gradient.", "the training did not say"),
+        Column("wait_share", _REAL, "Part of the training's time spent waiting for patches.", "it did not say"),
+        Column("encode_share", _REAL, "Part of it that the encoder's forward passes took.", "tokens were read"),
     ),
     (
         OpenColumns(
             "train_",
             _REAL,
-            "Training loss (train_loss) and each of its unweighted terms, such as train_nucleus_dice.",
+            "Training loss (train_loss) and each of its unweighted terms, such as train_nucleus_dice; and the rate "
+            "(train_patches_per_s).",
             "the experiment has no such term",
         ),
         OpenColumns(
@@ -178,7 +230,91 @@ FAILURES = TableSchema(
     ),
 )
 
+_NOT_RUN = "the study has no such experiment, or none of its slides has the figure"
+_NO_PAIR = "against is null, or one of the two experiments has no value"
+_UNTESTED = f"{_NO_PAIR}; fewer than 2 patients; or a figure of the training, which has no slides"
+
+PUBLISHED = TableSchema(
+    "published",
+    1,
+    "figure of the published report that the study's config names, or of the rows that were added to it",
+    ("table", "row", "metric"),
+    (
+        _STUDY,
+        Column("table", _TEXT, "Number of the report's table; own: rows that the report does not have."),
+        Column("row", _TEXT, "Its row, in the report's words."),
+        Column("experiment", _TEXT, "The experiment that stands beside it.", "the row is about the data"),
+        Column(
+            "metric",
+            _TEXT,
+            "dice_macro, dice_binary, hv_mse: columns of slides.parquet; val_loss: best validation loss; "
+            "val_dice_macro_best, val_dice_macro_mean: best epoch, and mean over epochs, of the validation; dice_rare: "
+            "mean Dice of the classes below 1.5 % of the truth's pixels; dice, gt_percent, pred_percent: of the class "
+            "that the row names, all slides pooled; class_dice_mean, class_dice_mean_with_background: mean of those "
+            "Dice.",
+        ),
+        Column(
+            "class_id",
+            _COUNT,
+            "The study's class of that name.",
+            "the row is not about a class, or the study has no class of its name",
+        ),
+        Column("published", _REAL, "The published figure.", "the report does not give it"),
+        Column("published_std", _REAL, "Its ± as printed: over folds, n in the denominator.", "the report gives none"),
+        Column("published_n", _COUNT, "Folds behind it.", "the report does not say, or it is not over folds"),
+        Column(
+            "published_low",
+            _REAL,
+            "Lower end of Student's 95 % interval of the published mean over its folds.",
+            "published_n or published_std is null",
+        ),
+        Column("published_high", _REAL, "Upper end.", "as published_low"),
+        Column("mean", _REAL, "Ours: mean over folds of their slides' mean, or the pooled figure.", _NOT_RUN),
+        Column(
+            "std",
+            _REAL,
+            "Standard deviation over folds (n - 1); of val_dice_macro_mean over epochs (n), as the report has it.",
+            "one fold, or a pooled figure",
+        ),
+        Column(
+            "ci_low",
+            _REAL,
+            "Lower end of the 95 % bootstrap interval: patients resampled with all their slides.",
+            "fewer than 2 patients, or a figure of the training",
+        ),
+        Column("ci_high", _REAL, "Upper end.", "as ci_low"),
+        Column("n_slides", _COUNT, "Slides behind ours; 0 for a figure of the training."),
+        Column("n_patients", _COUNT, "Their patients."),
+        Column("n_folds", _COUNT, "Folds behind ours."),
+        Column("random_weights", _FLAG, "True: the encoder ran with random weights.", "the experiment was not run"),
+        Column("against", _TEXT, "Experiment that the row is set against.", "it is what others are set against"),
+        Column("published_difference", _REAL, "Published figure less that of against.", "either is not published"),
+        Column(
+            "difference",
+            _REAL,
+            "Ours less ours of against: mean over shared slides (of a class: of each slide's Dice), or over folds for "
+            "a figure of the training.",
+            _NO_PAIR,
+        ),
+        Column("n_paired", _COUNT, "Patients behind the difference.", f"{_NO_PAIR}, or a figure of the training"),
+        Column("difference_low", _REAL, "Lower end of its 95 % bootstrap interval over patients.", _UNTESTED),
+        Column("difference_high", _REAL, "Upper end.", _UNTESTED),
+        Column("p_value", _REAL, "As in comparisons.parquet.", _UNTESTED),
+        Column(
+            "p_adjusted",
+            _REAL,
+            "After Holm's correction within its family: the differences of the same table (Table 6: the classes are a "
+            "family of their own). These comparisons were laid down before anything ran; comparisons.parquet corrects "
+            "for all pairs.",
+            _UNTESTED,
+        ),
+        Column("p_adjusted_smallest", _REAL, "The smallest p_adjusted that so many patients can give.", _UNTESTED),
+        Column("finding", _TEXT, "What the difference says of the report's.", "the report states no difference"),
+        Column("note", _TEXT, "What must be known to read the row; may be an empty text."),
+    ),
+)
+
 #: The report tables by file name, in the order of the report.
 REPORT_TABLES: dict[str, TableSchema] = {
-    table.name: table for table in (SLIDES, CLASSES, EXPERIMENTS, COMPARISONS, TRAINING, COSTS, FAILURES)
+    table.name: table for table in (SLIDES, CLASSES, EXPERIMENTS, COMPARISONS, TRAINING, COSTS, FAILURES, PUBLISHED)
 }

@@ -16,11 +16,14 @@ from slideloom.slides.delimited import nearest
 from slideloom.slides.encoder_checks import check_encoder
 from slideloom.slides.evidence import Evidence
 from slideloom.slides.sheet import ROLES, SlideRow, parse_source
+from slideloom.slides.sides import check_stratify, take_sides, torn_groups, written_role
+from slideloom.slides.training_checks import check_training
 
 __all__ = ["check_study"]
 
 #: Mistakes of one kind that are told one by one before the rest is counted.
 _SHOWN = 8
+_DOES = {"train": "trains", "val": "validates", "test": "tests"}
 
 
 def check_study(evidence: Evidence) -> list[Problem]:
@@ -138,11 +141,15 @@ def _split(evidence: Evidence, name: str, split: SplitConfig) -> Iterator[Proble
     if split.scheme == "column":
         yield from _column_split(evidence, name, split, rows)
         return
-    groups = {getattr(row, split.group) for row in rows if row.instances}
-    least = split.folds if split.scheme == "kfold" else 2
-    if len(groups) < least:
-        what = f"{len(groups)} annotated groups (by {split.group}) are too few to split, expected at least {least}"
-        yield evidence.at(*path, what=what, hint="Slides without 'instances' can neither train nor test")
+    try:
+        take_sides(rows, split)
+    except SlideloomError as error:
+        yield _as_problem(evidence, name, error)
+
+
+def _as_problem(evidence: Evidence, name: str, error: SlideloomError) -> Problem:
+    key = ("stratify",) if error.code in ("stratify", "unknown_column") else ()
+    return evidence.at("splits", name, *key, what=f"{error.what}, expected {error.expected}", hint=error.hint)
 
 
 def _of_split(rows: Iterable[SlideRow], split: SplitConfig) -> list[SlideRow]:
@@ -150,11 +157,15 @@ def _of_split(rows: Iterable[SlideRow], split: SplitConfig) -> list[SlideRow]:
 
 
 def _role(row: SlideRow, split: SplitConfig) -> str:
-    return (row.column(split.column) or "infer").lower()
+    return written_role(row, split.column)
 
 
 def _column_split(evidence: Evidence, name: str, split: SplitConfig, rows: Sequence[SlideRow]) -> Iterator[Problem]:
     path = ("splits", name)
+    try:
+        check_stratify(rows, split)
+    except SlideloomError as error:
+        yield _as_problem(evidence, name, error)
     if not any(row.column(split.column) for row in rows):
         columns = {key for row in rows for key in row.extra} | ({"split"} if any(row.split for row in rows) else set())
         near = nearest(split.column, sorted(columns))
@@ -167,18 +178,16 @@ def _column_split(evidence: Evidence, name: str, split: SplitConfig, rows: Seque
         if _role(row, split) not in ROLES
     ]
     yield from _shortened(wrong, f"{evidence.sheet}: {split.column}", "more slides have a value that is no role")
-    roles = defaultdict(set)
-    for row in rows:
-        roles[str(getattr(row, split.group))].add(_role(row, split))
     trained = any(one.split == name and one.pretrained is None for one in evidence.draft.experiments.values())
     trained = trained or any(one.statistics == name for one in evidence.draft.encoders.values())
-    if trained and not any("train" in found for found in roles.values()):
+    if trained and not any(_role(row, split) == "train" for row in rows):
         yield evidence.at(*path, what=f"no slide has the role train in the sheet's column {split.column!r}")
-    torn = sorted(group for group, found in roles.items() if {"train", "test"} <= found)
-    if torn:
-        what = f"{split.group} {', '.join(torn[:_SHOWN])}{', …' if len(torn) > _SHOWN else ''} both trains and tests"
-        hint = "Move the slides to one side, or set 'group: slide_id' if they really are independent"
-        yield evidence.at(*path, what=what, hint=hint)
+    for (group, one, other), torn in torn_groups(rows, split).items():
+        names = f"{', '.join(torn[:_SHOWN])}{', …' if len(torn) > _SHOWN else ''}"
+        hint = "Move the slides to one side; slides that really are independent get patient ids of their own"
+        if group == "platform":
+            hint = "Move the slides to one side, or leave 'group: platform' out"
+        yield evidence.at(*path, what=f"{group} {names} both {_DOES[one]} and {_DOES[other]}", hint=hint)
 
 
 def _role_hint(role: str) -> str:
@@ -197,14 +206,12 @@ def _experiment(evidence: Evidence, name: str, experiment: ExperimentConfig) -> 
     if "classes" in experiment.heads and not evidence.draft.gives("classes"):
         hint = "Name a table of classes, or leave the head 'classes' out"
         yield evidence.at(*path, "heads", what="the head 'classes' needs the key 'classes'", hint=hint)
-    if "classes" not in experiment.heads and experiment.training.monitor == "dice_macro":
-        hint = "Add the head, or monitor loss or dice_binary"
-        yield evidence.at(*path, "training", "monitor", what="dice_macro needs the head 'classes'", hint=hint)
     instances = evidence.draft.instances
     if "hv" not in experiment.heads and instances and instances.method == "hv_watershed":
-        hint = "Add the head, or set 'method: threshold' under 'instances'"
+        hint = "Add the head, or set 'method: auto' under 'instances'"
         yield evidence.at(*path, "heads", what="instances.method hv_watershed needs the head 'hv'", hint=hint)
     if experiment.pretrained is None:
+        yield from check_training(evidence, name, experiment)
         yield from _training_slides(evidence, name, experiment)
     else:
         yield from _pretrained(evidence, name, experiment)
@@ -217,20 +224,26 @@ def _training_slides(evidence: Evidence, name: str, experiment: ExperimentConfig
     split = evidence.draft.splits.get(experiment.split)
     if None in encoders or None in grids or split is None or not evidence.rows:
         return
-    rows = _of_split(evidence.rows, split)
-    if split.scheme == "column":
-        rows = [row for row in rows if _role(row, split) == "train"]
-        if not rows:
-            return  # told of the split already
+    try:
+        folds = take_sides(evidence.rows, split).folds
+    except SlideloomError:
+        return  # told of the split already
     images = list(dict.fromkeys(grid.image for grid in grids if grid))
-    able = [row for row in rows if all(getattr(row, image) for image in images) and row.instances]
-    if not able:
-        needs = " and ".join(f"an {image} image" for image in images)
-        what = f"no training slide of split {experiment.split!r} has {needs} and annotated instances"
-        yield evidence.at(*path, what=what, hint="Nothing could be learnt")
-    elif "classes" in experiment.heads and not any(row.classes for row in able):
-        what = f"the head 'classes' has nothing to learn: no training slide of split {experiment.split!r} has 'classes'"
-        yield evidence.at(*path, "heads", what=what, hint="Fill the sheet's column 'classes', or leave the head out")
+    for fold, roles in folds.items():
+        rows = [row for row in evidence.rows if roles.get(row.slide_id) == "train"]
+        if not rows:
+            continue  # likewise
+        where = f"training slide of split {experiment.split!r}" + (f", fold {fold}," if len(folds) > 1 else "")
+        able = [row for row in rows if all(getattr(row, image) for image in images) and row.instances]
+        if not able:
+            needs = " and ".join(f"an {image} image" for image in images)
+            what = f"no {where} has {needs} and annotated instances"
+            yield evidence.at(*path, what=what, hint="Nothing could be learnt")
+        elif "classes" in experiment.heads and not any(row.classes for row in able):
+            what = f"the head 'classes' has nothing to learn: no {where} has 'classes'"
+            yield evidence.at(
+                *path, "heads", what=what, hint="Fill the sheet's column 'classes', or leave the head out"
+            )
 
 
 def _pretrained(evidence: Evidence, name: str, experiment: ExperimentConfig) -> Iterator[Problem]:
@@ -249,7 +262,7 @@ def _pretrained(evidence: Evidence, name: str, experiment: ExperimentConfig) -> 
     if "boundary" in experiment.heads:
         what = "a published CellViT has no head 'boundary'"
         yield evidence.at("experiments", name, "heads", what=what, hint="Leave it out")
-    for key in ("decoder", "loss", "training"):
+    for key in ("decoder", "loss", "sampling", "augmentation", "training"):
         if key in experiment.model_fields_set:
             what = "plays no part: a published model is used as it is"
             yield evidence.at(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 
-from slideloom.config.catalogue import CATALOGUE, EncoderEntry, find_entry, nearest_entries
+from slideloom.config.catalogue import CATALOGUE, EncoderEntry, complete, find_entry, nearest_entries
 from slideloom.config.model import EncoderConfig
 from slideloom.errors import Problem
 from slideloom.slides.delimited import nearest
@@ -126,24 +126,27 @@ def _tokens(evidence: Evidence, name: str, encoder: EncoderConfig, entry: Encode
 
 def _statistics(evidence: Evidence, name: str, encoder: EncoderConfig, entry: EncoderEntry) -> Iterator[Problem]:
     path = ("encoders", name, "statistics")
+    own = complete(encoder).normalisation
+    pooled = next((f"{key}: training" for key in ("scope", "clip") if getattr(own, key) == "training"), "")
+    alone = "scope: clip, clip: slide" if own.scope == "clip" else "scope: slide"
     if encoder.normalisation.scope == "slide" and encoder.normalisation.clip == "training":
         what = "'clip: training' needs 'scope: training': with 'scope: slide' nothing is taken from other slides"
         yield evidence.at("encoders", name, "normalisation", "clip", what=what)
     if encoder.statistics is None:
-        if entry.kind == "markers" and encoder.normalisation.scope == "training":
-            hint = "Name a split, whose training slides are measured, or set 'normalisation: {scope: slide}'"
-            yield evidence.at("encoders", name, what="the key 'statistics' is missing (scope: training)", hint=hint)
+        if entry.kind == "markers" and pooled:
+            hint = f"Name a split, whose training slides are measured, or set 'normalisation: {{{alone}}}'"
+            yield evidence.at("encoders", name, what=f"the key 'statistics' is missing ({pooled})", hint=hint)
         return
     if entry.kind == "rgb":
         what = f"{encoder.model!r} brings its own normalisation"
         yield evidence.at(*path, what=what, hint="Remove the key")
-    elif encoder.normalisation.scope != "training" and encoder.normalisation.clip != "training":
-        what = f"every slide is measured by itself (scope: {encoder.normalisation.scope})"
+    elif not pooled and encoder.normalisation.clip != "training":
+        what = f"every slide is measured by itself ({alone})"
         yield evidence.at(*path, what=what, hint="Remove the key, or set 'scope: training'")
     split = evidence.draft.splits.get(encoder.statistics)
     if split and len(folds := fold_names(split, evidence.rows or ())) > 1:
         what = f"split {encoder.statistics!r} has {len(folds)} folds, and each slide tests in one of them"
-        hint = "Name a split with one fold, or set 'normalisation: {scope: slide}'"
+        hint = f"Name a split with one fold, or set 'normalisation: {{{alone}}}'"
         yield evidence.at(*path, what=what, hint=hint)
 
 

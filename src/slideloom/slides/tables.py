@@ -19,6 +19,7 @@ __all__ = [
     "Channel",
     "ClassTable",
     "MarkerTable",
+    "is_accession",
     "read_classes",
     "read_markers",
 ]
@@ -43,6 +44,11 @@ _YES = {"yes": True, "true": True, "1": True, "no": False, "false": False, "0": 
 _COLOUR = re.compile(r"#[0-9a-fA-F]{6}")
 _UNIPROT = re.compile(r"[OPQ][0-9][A-Z0-9]{3}[0-9](-\d+)?|[A-NR-Z][0-9]([A-Z][A-Z0-9]{2}[0-9]){1,2}(-\d+)?")
 _LAST_CLASS = 254
+
+
+def is_accession(text: str) -> bool:
+    """Whether a text is a UniProt accession, with or without an isoform: ``P08575``, ``P08575-4``, ``A0A024R216``."""
+    return _UNIPROT.fullmatch(text) is not None
 
 
 def _fold(text: str) -> str:
@@ -239,7 +245,7 @@ def read_markers(path: Path) -> tuple[MarkerTable, list[Problem]]:
         if nuclear not in _YES:
             what = f"{row.cells['nuclear']!r} is neither yes nor no"
             problems.append(Problem(table.place(row, "nuclear"), what))
-        if uniprot and not _UNIPROT.fullmatch(uniprot):
+        if uniprot and not is_accession(uniprot):
             hint = "It looks like P08575; leave it empty where there is none"
             problems.append(Problem(table.place(row, "uniprot"), f"{uniprot!r} is not a UniProt accession", hint))
         if name in channels:

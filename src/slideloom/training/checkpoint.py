@@ -1,13 +1,15 @@
 """A trained decoder on disk: weights, and in the same file's header all that is needed to use it.
 
-The file is a safetensors file, so reading it runs no code, and equal decoders give equal bytes.
+The file is a safetensors file, so reading it runs no code, and equal decoders give equal bytes. Where the encoder was
+trained with the decoder, its weights lie in the same file under ``encoder.``: one is nothing without the other.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +20,18 @@ from safetensors.torch import save_file
 from slideloom.artefacts.files import publish
 from slideloom.artefacts.keys import canonical
 from slideloom.config.model import Head
-from slideloom.decoders.cellvit import CellViTDecoder, decoder_from_recipe
+from slideloom.decoders.base import Decoder
+from slideloom.decoders.cellvit import decoder_from_recipe
+from slideloom.encoders.base import Encoder
 from slideloom.errors import SlideloomError
 from slideloom.slides.tables import ClassTable
 
-__all__ = ["SCHEMA_VERSION", "DecoderMeta", "load_decoder", "read_meta", "save_decoder"]
+__all__ = ["SCHEMA_VERSION", "DecoderMeta", "load_decoder", "load_tuned_encoder", "read_meta", "save_decoder"]
 
 SCHEMA_VERSION = 1
 _KEY = "slideloom"
+_ENCODER = "encoder."
+_TUNED = " tuned:"
 
 
 @dataclass(frozen=True)
@@ -43,16 +49,17 @@ class DecoderMeta:
         Encoder blocks whose tokens it reads, shallow to deep.
     encoder : dict
         The encoder, as its embeddings record it: ``encoder`` (its config entry), ``spec`` (what it declares),
-        ``weights`` (``sha256:<digits>``, ``random:<seed>`` or ``none``), ``notes``, ``markers``, ``dropped``,
-        ``precision``.
+        ``weights`` (``sha256:<digits>``, ``random:<seed>`` or ``none``; `` tuned:<digits>`` behind it where it was
+        trained, too: sha256 of the weights in the file), ``notes``, ``markers``, ``dropped``, ``precision``.
     statistics : dict or None
         Channel statistics of the image skip and the encoder; None for RGB, and where every slide has its own.
     grid : dict
         The grid's config.
     training : dict
-        Study, experiment, fold, seed, epochs, best epoch, numbers of slides and patches, Slideloom version. Of a
-        published model instead: no epoch and no slide, ``pretrained`` (``file``, ``sha256``, ``arch``), ``class_order``
-        (the file's class by the study's), ``notes``.
+        Study, experiment, fold, seed, epochs, best epoch, numbers of slides and patches, Slideloom version;
+        ``encoder_trained`` (true) where the file holds the encoder's weights, too. Of a published model instead: no
+        epoch and no slide, ``pretrained`` (``file``, ``sha256``, ``arch``), ``class_order`` (the file's class by the
+        study's), ``notes``.
     """
 
     recipe: dict[str, Any]
@@ -93,6 +100,11 @@ class DecoderMeta:
         """Channels of the image that the image skip reads."""
         return int(self.recipe["image_channels"])
 
+    @property
+    def encoder_trained(self) -> bool:
+        """Whether the file holds the encoder's weights, too."""
+        return bool(self.training.get("encoder_trained", False))
+
     def as_dict(self) -> dict[str, Any]:
         """JSON values."""
         return {
@@ -110,7 +122,12 @@ class DecoderMeta:
         return cls(**parts)
 
 
-def save_decoder(weights: Mapping[str, torch.Tensor], meta: DecoderMeta, place: Path) -> None:
+def save_decoder(
+    weights: Mapping[str, torch.Tensor],
+    meta: DecoderMeta,
+    place: Path,
+    encoder_weights: Mapping[str, torch.Tensor] | None = None,
+) -> None:
     """Write a decoder, whole or not at all.
 
     Parameters
@@ -121,8 +138,20 @@ def save_decoder(weights: Mapping[str, torch.Tensor], meta: DecoderMeta, place: 
         Goes into the header.
     place : Path
         The ``.safetensors`` file.
+    encoder_weights : mapping of str to Tensor, optional
+        State dict of the encoder's module, where it was trained, too. The header then says so (``encoder_trained``),
+        and ``weights`` of its encoder get `` tuned:<sha256 of these>`` behind them, by which every table tells such an
+        encoder from the one that it started as.
     """
-    plain = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
+    plain = _plain(weights)
+    if encoder_weights is not None:
+        tuned = _plain(encoder_weights)
+        meta = replace(
+            meta,
+            encoder=meta.encoder | {"weights": f"{meta.encoder['weights']}{_TUNED}{_digest(tuned)}"},
+            training=meta.training | {"encoder_trained": True},
+        )
+        plain |= {f"{_ENCODER}{name}": value for name, value in tuned.items()}
     with publish(place) as draft:
         # One metadata key: with several, the writer's order would differ from run to run.
         save_file(plain, draft, metadata={_KEY: canonical(meta.as_dict())})
@@ -149,7 +178,7 @@ def read_meta(path: Path) -> DecoderMeta:
     return DecoderMeta.from_dict(body)
 
 
-def load_decoder(path: Path, device: str | torch.device = "cpu") -> tuple[CellViTDecoder, DecoderMeta]:
+def load_decoder(path: Path, device: str | torch.device = "cpu") -> tuple[Decoder, DecoderMeta]:
     """Build the decoder that a file describes and give it its weights.
 
     Parameters
@@ -161,7 +190,7 @@ def load_decoder(path: Path, device: str | torch.device = "cpu") -> tuple[CellVi
 
     Returns
     -------
-    decoder : CellViTDecoder
+    decoder : Decoder
         In evaluation mode.
     meta : DecoderMeta
         From the header.
@@ -173,22 +202,86 @@ def load_decoder(path: Path, device: str | torch.device = "cpu") -> tuple[CellVi
     """
     meta = read_meta(path)
     decoder = decoder_from_recipe(meta.recipe)
-    wanted = {name: tuple(value.shape) for name, value in decoder.state_dict().items()}
     with safe_open(path, framework="pt") as handle:
-        weights = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118 - not a mapping
+        names = _names(handle.keys(), meta, tuned=False)
+        weights = {name: handle.get_tensor(name) for name in names}
+    _check_weights(weights, decoder.state_dict(), path, "the weights of the decoder that its header describes")
+    decoder.load_state_dict(weights)
+    return decoder.to(device).eval(), meta
+
+
+def load_tuned_encoder(path: Path, encoder: Encoder) -> None:
+    """Give an encoder the weights that were trained with a decoder.
+
+    Parameters
+    ----------
+    path : Path
+        The decoder's file.
+    encoder : Encoder
+        Built as for the training; its weights become those of the file, and its ``weights`` say so.
+
+    Raises
+    ------
+    SlideloomError
+        ``encoder_weights``: the encoder did not start as the trained one did. ``decoder_file``: as in
+        :func:`read_meta`, the file holds no encoder, or one of other keys or shapes.
+    """
+    meta = read_meta(path)
+    if not meta.encoder_trained:
+        raise _refused(path, "holds no encoder's weights", "those of an encoder that was trained with the decoder")
+    origin, _, digest = meta.encoder["weights"].rpartition(_TUNED)
+    if encoder.weights != origin:
+        raise SlideloomError(
+            f"encoder {encoder.spec.name} has the weights {encoder.weights}",
+            where=str(path),
+            expected=f"{origin}, which its training started from",
+            hint="Run the workflow, not this job alone: the decoder is made again for the new weights",
+            code="encoder_weights",
+        )
+    with safe_open(path, framework="pt") as handle:
+        names = _names(handle.keys(), meta, tuned=True)
+        weights = {name.removeprefix(_ENCODER): handle.get_tensor(name) for name in names}
+    _check_weights(weights, encoder.module.state_dict(), path, f"the weights of {encoder.spec.name}")
+    if _digest(weights) != digest:
+        raise _refused(path, "holds other encoder weights than its header says", digest)
+    encoder.module.load_state_dict(weights)
+    encoder.weights = meta.encoder["weights"]
+
+
+def _plain(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: value.detach().cpu().contiguous() for name, value in weights.items()}
+
+
+def _digest(weights: Mapping[str, torch.Tensor]) -> str:
+    """Sha256 of names, types, shapes and values, in the order of the names."""
+    state = hashlib.sha256()
+    for name, value in sorted(weights.items()):
+        state.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        state.update(value.reshape(-1).view(torch.uint8).numpy().data)
+    return state.hexdigest()
+
+
+def _names(found: Iterable[str], meta: DecoderMeta, *, tuned: bool) -> list[str]:
+    """Keys of the decoder, or of the encoder that was trained with it."""
+    return [name for name in found if (meta.encoder_trained and name.startswith(_ENCODER)) == tuned]
+
+
+def _check_weights(
+    weights: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor], path: Path, expected: str
+) -> None:
+    """Refuse keys or shapes that are not those wanted."""
+    shapes = {name: tuple(value.shape) for name, value in wanted.items()}
     found = {name: tuple(value.shape) for name, value in weights.items()}
-    faults = [f"{name} is missing" for name in sorted(wanted.keys() - found.keys())]
-    faults += [f"{name} is unexpected" for name in sorted(found.keys() - wanted.keys())]
+    faults = [f"{name} is missing" for name in sorted(shapes.keys() - found.keys())]
+    faults += [f"{name} is unexpected" for name in sorted(found.keys() - shapes.keys())]
     faults += [
-        f"{name} has shape {found[name]}, not {wanted[name]}"
-        for name in sorted(wanted.keys() & found.keys())
-        if found[name] != wanted[name]
+        f"{name} has shape {found[name]}, not {shapes[name]}"
+        for name in sorted(shapes.keys() & found.keys())
+        if found[name] != shapes[name]
     ]
     if faults:
         more = f" and {len(faults) - 5} more" if len(faults) > 5 else ""
-        raise _refused(path, "; ".join(faults[:5]) + more, "the weights of the decoder that its header describes")
-    decoder.load_state_dict(weights)
-    return decoder.to(device).eval(), meta
+        raise _refused(path, "; ".join(faults[:5]) + more, expected)
 
 
 def _refused(path: Path, what: str, expected: str = "") -> SlideloomError:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -15,30 +16,39 @@ from torch import Tensor
 
 from slideloom.decoders.cellvit import expand_blocks
 from slideloom.errors import SlideloomError
-from slideloom.training.stored import Arrays, StoredSlide
+from slideloom.training.annotated import AnnotatedSlide, Arrays
+from slideloom.training.stored import StoredSlide
+from slideloom.training.symmetry import transform_batch, transform_targets
 
 __all__ = ["Batch", "PatchData", "batches_in_order", "derangement", "epoch_order", "prefetched"]
 
 _LOG = logging.getLogger(__name__)
+_KIND = ("input", "tile_px", "blocks", "encoder")
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Patches as the decoder and the losses take them.
+    """Patches as the decoder and the losses take them; or, of a live training, as its encoder does.
 
     Attributes
     ----------
     tokens : list of Tensor
-        z1 … z4, each (n, d, h, w), channels last in memory.
+        z1 … z4, each (n, d, h, w), channels last in memory; none while they are still to be made.
     image : Tensor or None
         (n, c, p, p) float32, normalised, channels last in memory.
     targets : dict of str to Tensor
         For :func:`slideloom.training.terms.total_loss`; ``valid`` among them.
+    pixels : Tensor or None
+        (n, c, p, p) raw pixels, of which tokens and image are still to be made.
+    owners : (n,) int array or None
+        Slide of each patch, by its place among :attr:`PatchData.slides`; goes with ``pixels``.
     """
 
     tokens: list[Tensor]
     image: Tensor | None
     targets: dict[str, Tensor]
+    pixels: Tensor | None = None
+    owners: NDArray[np.intp] | None = None
 
     @property
     def n(self) -> int:
@@ -55,10 +65,12 @@ class Batch:
         """The batch on a device, its tokens as float32; a repeated token map stays one tensor."""
         moved = {id(token): token for token in self.tokens}
         moved = {key: token.to(device, non_blocking=True).float() for key, token in moved.items()}
-        return Batch(
+        return replace(
+            self,
             tokens=[moved[id(token)] for token in self.tokens],
             image=None if self.image is None else self.image.to(device, non_blocking=True),
             targets={name: values.to(device, non_blocking=True) for name, values in self.targets.items()},
+            pixels=None if self.pixels is None else self.pixels.to(device, non_blocking=True),
         )
 
 
@@ -67,8 +79,8 @@ class PatchData:
 
     Parameters
     ----------
-    slides : sequence of StoredSlide
-        All of one tile size, token width and number of image channels.
+    slides : sequence of AnnotatedSlide
+        All of one tile size, token width and number of image channels, and all stored or all raw.
     shuffle_seed : int, optional
         Give every patch the targets of another, always the same, drawn from this seed: a control. A pixel then counts
         only where both patches lie on their slides.
@@ -79,20 +91,23 @@ class PatchData:
         ``mixed_slides``: the slides are not of one kind. ``too_few_patches``: one patch cannot be shuffled.
     """
 
-    def __init__(self, slides: Sequence[StoredSlide], shuffle_seed: int | None = None) -> None:
+    def __init__(self, slides: Sequence[AnnotatedSlide], shuffle_seed: int | None = None) -> None:
         self.slides = list(slides)
         _check_one_kind(self.slides)
         self._starts = np.cumsum([0, *(slide.n for slide in self.slides)])
         self.n = int(self._starts[-1])
         self._target_of = None if shuffle_seed is None else derangement(self.n, shuffle_seed)
+        self._counted: tuple[NDArray[np.bool_], int] | None = None
 
-    def hold(self, budget_bytes: int) -> int:
+    def hold(self, budget_bytes: int, symmetries: bool = False) -> int:
         """Keep slides in memory, in order, as long as they fit.
 
         Parameters
         ----------
         budget_bytes : int
             Bytes that may be taken.
+        symmetries : bool
+            Keep the tokens of all flips and turns, too, of slides that have them and as long as they fit.
 
         Returns
         -------
@@ -101,9 +116,11 @@ class PatchData:
         """
         taken, count = 0, 0
         for slide in self.slides:
-            if taken + slide.n * slide.patch_bytes <= budget_bytes:
-                taken += slide.hold()
-                count += 1
+            for every in (True, False) if symmetries and slide.has_symmetries else (False,):
+                if taken + slide.n * slide.bytes_each(every) <= budget_bytes:
+                    taken += slide.hold(every)
+                    count += 1
+                    break
         _LOG.info("%d of %d slides held in memory, %.2f GB", count, len(self.slides), taken / 1e9)
         return taken
 
@@ -112,35 +129,77 @@ class PatchData:
         counts: NDArray[np.int64] = np.sum([slide.class_pixels() for slide in self.slides], axis=0)
         return counts
 
-    def batch(self, indices: NDArray[np.intp]) -> Batch:
+    def class_presence(self) -> NDArray[np.bool_]:
+        """Which classes each patch shows: (n, n_classes - 1), whether a pixel of a nucleus of class 1, 2, … is there.
+
+        With shuffled targets, of those that it was given.
+        """
+        presence = self._census()[0]
+        return presence if self._target_of is None else presence[self._target_of]
+
+    def n_nuclei(self) -> int:
+        """Nuclei of all slides that the patches show; one in several patches counts once."""
+        return self._census()[1]
+
+    def _census(self) -> tuple[NDArray[np.bool_], int]:
+        if self._counted is None:
+            parts = [slide.census() for slide in self.slides]
+            self._counted = np.concatenate([part[0] for part in parts]), sum(part[1] for part in parts)
+        return self._counted
+
+    def batch(self, indices: NDArray[np.intp], symmetries: NDArray[np.uint8] | None = None) -> Batch:
         """Read some patches.
 
         Parameters
         ----------
         indices : (k,) int array
             Patches, numbered over all slides.
+        symmetries : (k,) uint8 array, optional
+            Flip and turn each patch so, see :mod:`slideloom.training.symmetry`: tokens are those stored of the flipped
+            and turned patch, all else moves.
+
+        Returns
+        -------
+        Batch
+            Of raw slides, with ``pixels`` and without tokens and image.
         """
-        inputs = self._gather(indices, "inputs")
+        if symmetries is not None and not symmetries.any():
+            symmetries = None
+        inputs = self._gather(indices, "inputs", symmetries)
         if self._target_of is None:
             targets = self._gather(indices, "targets")
         else:
             targets = self._gather(self._target_of[indices], "targets")
             targets["valid"] = targets["valid"] & inputs["valid"]
         names = sorted((name for name in inputs if name.startswith("tokens_")), key=lambda name: int(name[7:]))
-        image = inputs.get("image")
-        return Batch(
-            tokens=expand_blocks([torch.from_numpy(inputs[name]).permute(0, 3, 1, 2) for name in names]),
+        image, pixels = inputs.get("image"), inputs.get("pixels")
+        batch = Batch(
+            tokens=expand_blocks([torch.from_numpy(inputs[name]).permute(0, 3, 1, 2) for name in names])
+            if names
+            else [],
             image=None if image is None else torch.from_numpy(image).permute(0, 3, 1, 2),
             targets={name: torch.from_numpy(values) for name, values in targets.items()},
+            pixels=None if pixels is None else torch.from_numpy(pixels),
+            owners=None if pixels is None else self._owners(indices),
         )
+        return batch if symmetries is None else _turned(batch, symmetries)
 
-    def _gather(self, indices: NDArray[np.intp], what: str) -> Arrays:
-        owner = np.searchsorted(self._starts, indices, side="right") - 1
+    def _owners(self, indices: NDArray[np.intp]) -> NDArray[np.intp]:
+        owners: NDArray[np.intp] = np.searchsorted(self._starts, indices, side="right") - 1
+        return owners
+
+    def _gather(
+        self, indices: NDArray[np.intp], what: Literal["inputs", "targets"], symmetries: NDArray[np.uint8] | None = None
+    ) -> Arrays:
+        owner = self._owners(indices)
         out: Arrays = {}
         for number in np.unique(owner):
             here = np.flatnonzero(owner == number)
-            slide = self.slides[number]
-            part: Arrays = getattr(slide, what)(indices[here] - self._starts[number])
+            slide, places = self.slides[int(number)], indices[here] - self._starts[number]
+            if what == "targets":
+                part = slide.targets(places)
+            else:
+                part = slide.inputs(places, None if symmetries is None else symmetries[here])
             if here.size == indices.size:
                 return part
             for name, values in part.items():
@@ -150,13 +209,22 @@ class PatchData:
         return out
 
 
-def _check_one_kind(slides: Sequence[StoredSlide]) -> None:
+def _turned(batch: Batch, symmetries: NDArray[np.uint8]) -> Batch:
+    """Pixels and targets of a batch flipped and turned; its tokens are of such patches already."""
+    return replace(
+        batch,
+        image=None if batch.image is None else transform_batch(batch.image, symmetries),
+        targets=transform_targets(batch.targets, symmetries),
+        pixels=None if batch.pixels is None else transform_batch(batch.pixels, symmetries),
+    )
+
+
+def _check_one_kind(slides: Sequence[AnnotatedSlide]) -> None:
     if not slides:
         return
     first = slides[0]
     for slide in slides[1:]:
-        for what in ("tile_px", "blocks", "encoder"):
-            ours, theirs = (_without_notes(getattr(one, what)) for one in (first, slide))
+        for what, ours, theirs in zip(_KIND, _kind(first), _kind(slide), strict=True):
             if ours != theirs:
                 raise SlideloomError(
                     f"{what} is {theirs}, but {ours} in {first.slide_id}",
@@ -165,6 +233,13 @@ def _check_one_kind(slides: Sequence[StoredSlide]) -> None:
                     hint="Make the patches and embeddings of all slides with one config",
                     code="mixed_slides",
                 )
+
+
+def _kind(slide: AnnotatedSlide) -> tuple[Any, ...]:
+    """What all slides must have in common; of raw ones, the encoder that they are fitted to sees to the rest."""
+    geometry = slide.geometry if isinstance(slide, StoredSlide) else None
+    tokens = (None, None) if geometry is None else (geometry.blocks, _without_notes(geometry.encoder_record))
+    return slide.input, slide.tile_px, *tokens
 
 
 def _without_notes(value: object) -> object:
@@ -222,8 +297,14 @@ def _cut(order: NDArray[np.intp], batch_size: int, *, join_last: bool) -> list[N
 
 
 def prefetched(
-    data: PatchData, order: Iterable[NDArray[np.intp]], device: torch.device, *, workers: int = 1, ahead: int = 2
-) -> Iterator[Batch]:
+    data: PatchData,
+    order: Iterable[NDArray[np.intp]],
+    device: torch.device,
+    *,
+    workers: int = 1,
+    ahead: int = 2,
+    draw: Callable[[int, int], NDArray[np.uint8]] | None = None,
+) -> Generator[Batch]:
     """Batches in order, read in the background while the caller works.
 
     Parameters
@@ -238,6 +319,8 @@ def prefetched(
         Threads that read.
     ahead : int
         Batches that wait ready, at most, besides those being read.
+    draw : callable, optional
+        From the number of a batch, from 0, and its patches' number k to how they are flipped and turned: (k,) uint8.
 
     Yields
     ------
@@ -245,16 +328,15 @@ def prefetched(
         On the device. An error while reading is raised here.
     """
 
-    def make(indices: NDArray[np.intp]) -> Batch:
-        batch = data.batch(indices)
+    def make(step: int, indices: NDArray[np.intp]) -> Batch:
+        batch = data.batch(indices) if draw is None else data.batch(indices, draw(step, indices.size))
         return _pinned(batch) if device.type == "cuda" else batch
 
     waiting: deque[Future[Batch]] = deque()
-    rest = iter(order)
     with ThreadPoolExecutor(max_workers=workers, thread_name_prefix="batches") as pool:
         try:
-            for indices in rest:
-                waiting.append(pool.submit(make, indices))
+            for step, indices in enumerate(order):
+                waiting.append(pool.submit(make, step, indices))
                 if len(waiting) >= workers + ahead:
                     yield waiting.popleft().result().to(device)
             while waiting:
@@ -267,8 +349,10 @@ def prefetched(
 def _pinned(batch: Batch) -> Batch:
     seen = {id(token): token for token in batch.tokens}
     seen = {key: token.pin_memory() for key, token in seen.items()}
-    return Batch(
+    return replace(
+        batch,
         tokens=[seen[id(token)] for token in batch.tokens],
         image=None if batch.image is None else batch.image.pin_memory(),
         targets={name: values.pin_memory() for name, values in batch.targets.items()},
+        pixels=None if batch.pixels is None else batch.pixels.pin_memory(),
     )

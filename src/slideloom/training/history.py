@@ -59,5 +59,20 @@ HISTORY = TableSchema(
             f"{_NO_VAL}, or no HV head",
         ),
         Column("is_best", pa.bool_(), "Whether the weights of this epoch were kept: true in one row."),
+        Column("encoder_lr", pa.float64(), "Learning rate of the encoder's weights.", "they were not trained"),
+        Column(
+            "grad_norm",
+            pa.float64(),
+            "Length of the gradient over all trained weights before clipping, mean over the epoch's steps.",
+            "no step had a finite gradient",
+        ),
+        Column("skipped_steps", pa.int32(), "Steps not taken as fp16 had no finite gradient at the scale of the loss."),
+        Column("wait_share", pa.float64(), "Part of the training's time that was spent waiting for patches."),
+        Column(
+            "encode_share",
+            pa.float64(),
+            "Part of the training's time that the encoder's forward passes took.",
+            "tokens were read, not made",
+        ),
     ),
 )

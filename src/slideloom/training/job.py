@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,10 +16,14 @@ from slideloom.config.model import (
     SamplingConfig,
     TrainingConfig,
 )
-from slideloom.slides.tables import ClassTable
+from slideloom.encoders.base import Encoder
+from slideloom.slides.tables import Channel, ClassTable
 from slideloom.training.stored import SlideData
 
-__all__ = ["LiveEncoder", "TrainJob"]
+__all__ = ["BuildEncoder", "LiveEncoder", "TrainJob"]
+
+#: As :func:`slideloom.encoders.registry.build_encoder`.
+BuildEncoder = Callable[[EncoderConfig, Sequence[Channel]], Encoder]
 
 
 @dataclass(frozen=True)
@@ -34,11 +38,15 @@ class LiveEncoder:
         Accessions by marker.
     statistics : Path, optional
         Channel statistics of the training slides, where it is normalised with them.
+    build : callable
+        Makes it, as :func:`slideloom.encoders.registry.build_encoder` does. It is given and not imported, so that
+        training on stored tokens depends on the code of no encoder.
     """
 
     config: EncoderConfig
     uniprot: Mapping[str, str] = field(default_factory=dict)
     statistics: Path | None = None
+    build: BuildEncoder = field(kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -68,13 +76,15 @@ class TrainJob:
     device : str
         Such as ``cpu`` or ``cuda``.
     threads : int, optional
-        Threads of the arithmetic; PyTorch's own choice when left out. On a CPU the last bits depend on it.
+        Threads of the arithmetic, of all processes together; PyTorch's own choice when left out. On a CPU the last bits
+        depend on it.
     memory_bytes : int
-        Memory in which stored patches may be held between epochs.
+        Memory in which stored patches may be held between epochs, of all processes together; each holds its own.
     read_threads : int
         Threads that make batches ready.
     save_every_s : float
-        Seconds between saves of the state that a killed run goes on from; 0: after each epoch.
+        Seconds between saves of the state that a killed run goes on from, or longer where a save takes long; 0: after
+        each epoch.
     inputs_key : str
         Digest of the content of the stores; a saved state of other content is not gone on from.
     sampling : SamplingConfig
@@ -107,9 +117,9 @@ class TrainJob:
     read_threads: int = 1
     save_every_s: float = 30.0
     inputs_key: str = ""
-    sampling: SamplingConfig = SamplingConfig()
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
     groups: Mapping[str, str] = field(default_factory=dict)
-    augmentation: AugmentationConfig = AugmentationConfig()
+    augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
     live: LiveEncoder | None = None
     processes: int = 1
 

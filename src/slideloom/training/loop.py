@@ -1,4 +1,4 @@
-"""Train a decoder on stored embeddings.
+"""Train a decoder, on stored tokens or on patches that are encoded as they come.
 
 Everything random follows from the job's seed and the epoch's number, so a run that was killed and goes on where it
 stopped ends with the very weights of a run that was never interrupted. On a CPU, two runs with the same number of
@@ -7,36 +7,48 @@ threads give equal bytes.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
-import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from slideloom._version import __version__
-from slideloom.artefacts.keys import canonical, digest_text
 from slideloom.artefacts.tables import write_table
-from slideloom.decoders.cellvit import CellViTDecoder, build_decoder
+from slideloom.decoders.base import Decoder
+from slideloom.decoders.cellvit import build_decoder
 from slideloom.errors import SlideloomError
-from slideloom.training.checkpoint import DecoderMeta, save_decoder
-from slideloom.training.data import Batch, PatchData, batches_in_order, epoch_order, prefetched
+from slideloom.training.annotated import AnnotatedSlide, Needs
+from slideloom.training.checkpoint import save_decoder
+from slideloom.training.data import PatchData
+from slideloom.training.distributed import ALONE, World, launch, launched, member
+from slideloom.training.ema import RunningMean
+from slideloom.training.epoch import Passes
+from slideloom.training.feed import Feed
 from slideloom.training.history import HISTORY
 from slideloom.training.job import TrainJob
-from slideloom.training.resume import TrainState, load_state, save_state
-from slideloom.training.scheduler import cosine_warm_restarts
-from slideloom.training.scores import PooledScores
-from slideloom.training.stored import Needs, StoredSlide, open_slides
-from slideloom.training.terms import class_weights, terms_of, total_loss
+from slideloom.training.judge import Judge
+from slideloom.training.live import make_front
+from slideloom.training.optimiser import Stepper, check_precision, make_optimiser
+from slideloom.training.progress import Progress
+from slideloom.training.provenance import describe, training_key
+from slideloom.training.resume import Stateful, TrainState, load_state, save_state
+from slideloom.training.sampling import draw_epoch
+from slideloom.training.scheduler import learning_rate
+from slideloom.training.stored import open_slides
+from slideloom.training.survey import survey
+from slideloom.training.terms import terms_of
 
 __all__ = ["train"]
 
 _LOG = logging.getLogger(__name__)
+#: A save of the state may take this part of the time, no more.
+_SAVE_SHARE = 0.05
 
 
 def train(job: TrainJob) -> Path:
@@ -56,280 +68,205 @@ def train(job: TrainJob) -> Path:
     ------
     SlideloomError
         ``no_training_slides``; ``diverged``: a loss or a weight is not finite; ``monitor_undefined``: the figure that
-        should choose the best epoch has no value; and what :mod:`slideloom.training.stored`,
-        :mod:`slideloom.training.data` and :func:`slideloom.training.terms.terms_of` refuse.
+        should choose the best epoch has no value; ``precision_needs_gpu``; of several processes also what
+        :func:`slideloom.training.distributed.launch` raises; and what :mod:`slideloom.training.stored`,
+        :mod:`slideloom.training.data`, :mod:`slideloom.training.sampling` and
+        :func:`slideloom.training.terms.terms_of` refuse.
 
     Notes
     -----
-    AdamW, cosine annealing with warm restarts by epoch, early stopping on ``training.monitor``. Without validation
-    slides the training loss chooses the best epoch.
+    Learning rate by epoch, early stopping on ``training.monitor``. Without validation slides the training loss chooses
+    the best epoch.
+
+    With ``job.processes`` above 1 each of them trains on its share of every batch, with its share of ``job.threads``
+    and ``job.memory_bytes``, and the weights of all stay equal. They are started here; a program that was itself
+    started by ``torchrun`` with as many processes calls this function in each. Batch normalisation sees a process's own
+    share, so the weights are close to those of one process, not equal.
     """
+    check_precision(job.training.precision, torch.device(job.device))
+    if not launched():
+        return _train(job, ALONE) if job.processes == 1 else launch(train, job, job.processes, job.device)
+    with member(job.processes, job.device) as (world, device):
+        threads = max(1, (job.threads or torch.get_num_threads()) // world.size)
+        memory_bytes = job.memory_bytes // world.size
+        return _train(dataclasses.replace(job, device=device, threads=threads, memory_bytes=memory_bytes), world)
+
+
+def _train(job: TrainJob, world: World) -> Path:
     with _threads(job.threads), torch.random.fork_rng(devices=_cuda_devices(job.device)):
-        return _Training(job).run()
+        return _Training(job, world).run()
 
 
 class _Training:
-    def __init__(self, job: TrainJob) -> None:
-        self.job = job
-        self.device = torch.device(job.device)
-        self.term_names = tuple(terms_of(job.heads, job.loss))
-        needs = Needs(job.heads, job.decoder.skips, job.decoder.image_skip, job.n_classes)
-        shuffle_seed = job.training.seed if job.training.shuffle_targets else None
-        self.data = PatchData(_opened(job, needs), shuffle_seed)
-        self.val = PatchData(open_slides(job.val, needs, "validation"))
-        held = self.data.hold(job.memory_bytes)
-        self.val.hold(job.memory_bytes - held)
-        self.monitor = _monitor(job, self.val.n)
-        self.weights = self._class_weights()
+    def __init__(self, job: TrainJob, world: World) -> None:
+        self.job, self.world, self.device = job, world, torch.device(job.device)
+        training = job.training
+        terms_of(job.heads, job.loss)
+        image = job.decoder.image_skip and job.decoder.kind == "cellvit"
+        needs = Needs(job.heads, job.decoder.skips, image, job.n_classes)
+        data = PatchData(_opened(job, needs), training.seed if training.shuffle_targets else None)
+        val = PatchData(open_slides(job.val, needs, "validation"))
+        self.judge = Judge(job, val.n)
+        self.front = make_front(job, [*data.slides, *val.slides], self.device)
+        mine = _with_own_draws(job, world.rank)
+        self.feed, self.val_feed = (Feed(part, mine, self.device, self.front) for part in (data, val))
+        held = data.hold(job.memory_bytes, symmetries=bool(job.augmentation.flips or job.augmentation.turns))
+        val.hold(job.memory_bytes - held)
+        # One process looks, as it may mean to read every target once.
+        found = world.tell(survey(job, data) if world.first else None)
+        assert found is not None
+        self.patch_weights = found.patch_weights
+        self.geometry = self.feed.geometry
         self.model = self._model()
-        self.optimiser = torch.optim.AdamW(
-            self.model.parameters(),
-            lr=job.training.lr,
-            betas=job.training.betas,
-            weight_decay=job.training.weight_decay,
-            fused=True,
-        )
-        self.meta = self._meta()
-        self.saved_at = time.monotonic()
-        self.waited_s = self.wait_share = 0.0
+        weights = None if found.class_weights is None else torch.from_numpy(found.class_weights).to(self.device)
+        self.passes = Passes(job, self.model, weights, self.judge, world, self.device)
+        may_train = self.front is not None and training.unfreeze_epoch is not None
+        self.encoder = self.front.module if self.front is not None and may_train else None
+        encoder = [] if self.encoder is None else list(self.encoder.parameters())
+        optimiser = make_optimiser(training, list(self.model.parameters()), encoder)
+        self.stepper = Stepper(optimiser, training, self.device, world)
+        self.means: dict[str, RunningMean] = {}
+        if training.ema is not None:
+            networks = {"decoder": self.model} | ({} if self.encoder is None else {"encoder": self.encoder})
+            self.means = {name: RunningMean(network, training.ema) for name, network in networks.items()}
+        self.meta = describe(job, self.geometry, self.model.recipe(), self.judge.monitor, found, data, val)
+        self.key = training_key(job, self.meta, data, val, self.model)
+        self.parts: dict[str, Stateful] = {"decoder": self.model, "optimiser": optimiser, "scaler": self.stepper.scaler}
+        self.parts |= {f"mean of {name}": mean for name, mean in self.means.items()}
+        self.parts |= {} if self.encoder is None else {"encoder": self.encoder}
 
     def run(self) -> Path:
-        job, training = self.job, self.job.training
+        job, training, world = self.job, self.job.training, self.world
         resume = job.place / "resume.pt"
         state = self._resumed(resume)
-        begun_at, began_with = time.monotonic(), state.epochs_done
-        while state.epochs_done < training.epochs and not self._patience_spent(state):
+        progress = Progress(job, state.epochs_done)
+        saved_at, save_s = time.monotonic(), 0.0
+        while state.epochs_done < training.epochs and not self.judge.patience_spent(state):
             self._epoch(state)
-            self._report(state, begun_at, began_with)
-            if time.monotonic() - self.saved_at >= job.save_every_s:
-                save_state(resume, state, self.model, self.optimiser)
-                self.saved_at = time.monotonic()
-        if self._patience_spent(state):
+            if world.first:
+                progress.report(state)
+            # Saving may take long, when an encoder is saved, too.
+            due_s = max(job.save_every_s, save_s / _SAVE_SHARE) if job.save_every_s else 0.0
+            if world.first and time.monotonic() - saved_at >= due_s:
+                start = time.monotonic()
+                save_state(resume, state, self.parts)
+                saved_at = time.monotonic()
+                save_s = saved_at - start
+        if self.judge.patience_spent(state):
             _LOG.info("%s: no better epoch for %s; stopped", job.name, training.patience)
-        done = {"epochs": state.epochs_done, "best_epoch": state.best_epoch, "best": state.best}
-        meta = self.meta | {"training": self.meta["training"] | done}
         place = job.place / "decoder.safetensors"
-        save_decoder(state.best_weights, DecoderMeta(**meta), place)
-        for row in state.rows:
-            row["is_best"] = row["epoch"] == state.best_epoch
-        made_from = {"study": job.study, "experiment": job.experiment, "fold": job.fold, "monitor": self.monitor}
-        write_table(HISTORY, state.rows, job.place / "history.parquet", made_from=made_from)
-        resume.unlink(missing_ok=True)
+        if world.first:
+            self._write(state, place)
+            resume.unlink(missing_ok=True)
         return place
 
     # ---- one epoch ------------------------------------------------------------------------------------------------
 
     def _epoch(self, state: TrainState) -> None:
-        epoch, training = state.epochs_done, self.job.training
-        start, self.waited_s = time.perf_counter(), 0.0
-        rate = cosine_warm_restarts(epoch, training.lr, training.t_0, training.eta_min)
-        for group in self.optimiser.param_groups:
-            group["lr"] = rate
-        torch.manual_seed(_epoch_seed(training.seed, epoch))
-        losses = self._train_epoch(epoch)
+        epoch, job, feed = state.epochs_done, self.job, self.feed
+        start, feed.waited_s, feed.encoded_s = time.perf_counter(), 0.0, 0.0
+        encoder_trains = self.front is not None and self.front.train_from(epoch)
+        row: dict[str, Any] = {"epoch": epoch} | self._set_rates(state, encoder_trains)
+        torch.manual_seed(_epoch_seed(job.training.seed, epoch, self.world.rank))
+        networks = {"decoder": self.model} | (
+            {"encoder": self.encoder} if self.encoder is not None and encoder_trains else {}
+        )
+        self.stepper.begin([value for network in networks.values() for value in _statistics(network)])
+        order = draw_epoch(self.patch_weights, feed.n, job.training.batch_size, job.training.seed, epoch)
+        means = [mean for name, mean in self.means.items() if name in networks]
+        losses = self.passes.train(feed, order, epoch, self.stepper, means)
+        self.judge.check_weights(epoch, networks)
         trained_s = time.perf_counter() - start
-        self.wait_share = self.waited_s / trained_s
-        row: dict[str, Any] = {"epoch": epoch, "lr": rate, "train_patches_per_s": self.data.n / trained_s}
-        row |= {f"train_{name}": value for name, value in losses.items()}
-        row |= self._validate(epoch) if self.val.n else {}
+        row |= {f"train_{name}": value for name, value in losses.items()} | self.stepper.figures()
+        row["train_patches_per_s"] = sum(indices.size for indices in order) / trained_s
+        row["wait_share"] = feed.waited_s / trained_s
+        row["encode_share"] = None if self.front is None else feed.encoded_s / trained_s
+        if self.val_feed.n:
+            with ExitStack() as stack:
+                for mean in self.means.values():
+                    stack.enter_context(mean.in_place())
+                figures = self.passes.validate(self.val_feed, epoch)
+            row |= {f"val_{name}": value for name, value in figures.items()}
         row["seconds"] = time.perf_counter() - start
+        # Every process judges by the first one's figures: they all stop together.
+        row = self.world.tell(row)
         state.rows.append(row)
         state.epochs_done = epoch + 1
-        self._judge(state, row)
+        if self.judge.is_best(state, row) and self.world.first and job.training.keep == "best":
+            state.best_weights, state.best_encoder = self._weights()
 
-    def _train_epoch(self, epoch: int) -> dict[str, float]:
-        training = self.job.training
-        self.model.train()
-        order = epoch_order(self.data.n, training.batch_size, training.seed, epoch)
-        sums = _Sums(("loss", *self.term_names), self.device)
-        batches = prefetched(self.data, order, self.device, workers=self.job.read_threads)
-        for batch in self._timed(batches):
-            self.optimiser.zero_grad(set_to_none=True)
-            with self._arithmetic():
-                outputs = self.model(batch.tokens, batch.image, batch.size)
-            loss, terms = total_loss(outputs, batch.targets, self.job.loss, self.weights)
-            loss.backward()  # type: ignore[no-untyped-call]
-            self.optimiser.step()
-            # A step late, so that a GPU need not be waited for.
-            self._check_finite(sums.last, epoch, "training")
-            sums.add({"loss": loss.detach(), **terms}, batch.n)
-        self._check_finite(sums.last, epoch, "training")
-        self._check_weights(epoch)
-        return sums.means()
+    def _set_rates(self, state: TrainState, encoder_trains: bool) -> dict[str, float | None]:
+        training, judge = self.job.training, self.judge
+        past = [row[judge.monitor] for row in state.rows]
+        rates = [
+            learning_rate(state.epochs_done, training, past, lower_is_better=judge.lower_is_better, peak=peak)
+            for peak in (training.lr, training.encoder_lr)
+        ]
+        # The encoder's group is the second, where there is one.
+        for group, rate in zip(self.stepper.optimiser.param_groups, rates, strict=False):
+            group["lr"] = rate
+        return {"lr": rates[0], "encoder_lr": rates[1] if encoder_trains else None}
 
-    @torch.no_grad()
-    def _validate(self, epoch: int) -> dict[str, float | None]:
-        self.model.eval()
-        sums = _Sums(("loss", *self.term_names), self.device)
-        scores = PooledScores(self.job.heads, self.job.n_classes, self.device)
-        order = batches_in_order(self.val.n, self.job.training.batch_size)
-        for batch in prefetched(self.val, order, self.device, workers=self.job.read_threads):
-            with self._arithmetic():
-                outputs = self.model(batch.tokens, batch.image, batch.size)
-            loss, terms = total_loss(outputs, batch.targets, self.job.loss, self.weights)
-            self._check_finite(sums.last, epoch, "validation")
-            sums.add({"loss": loss, **terms}, batch.n)
-            scores.add(outputs, batch.targets)
-        self._check_finite(sums.last, epoch, "validation")
-        row: dict[str, float | None] = {f"val_{name}": value for name, value in sums.means().items()}
-        return row | {f"val_{name}": value for name, value in scores.figures().items()}
+    def _weights(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """What is judged and kept, of the decoder and, once it was trained, of the encoder; on the CPU."""
+        encoder_trained = self.encoder is not None and self.front is not None and self.front.trained
+        found = []
+        for name, network in (("decoder", self.model), ("encoder", self.encoder if encoder_trained else None)):
+            weights: dict[str, Tensor] = {}
+            if network is not None:
+                weights = self.means[name].weights if name in self.means else network.state_dict()
+            found.append({key: value.detach().cpu().clone() for key, value in weights.items()})
+        return found[0], found[1]
 
-    def _timed(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        """The batches, with the time that they are waited for added up."""
-        while True:
-            start = time.perf_counter()
-            batch = next(batches, None)
-            self.waited_s += time.perf_counter() - start
-            if batch is None:
-                return
-            yield batch
+    # ---- beginning and end ----------------------------------------------------------------------------------------
 
-    @contextmanager
-    def _arithmetic(self) -> Iterator[None]:
-        half = self.job.training.precision == "bf16"
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=half):
-            yield
-
-    # ---- judgement ------------------------------------------------------------------------------------------------
-
-    def _judge(self, state: TrainState, row: Mapping[str, Any]) -> None:
-        value = row[self.monitor]
-        if value is None:
-            raise SlideloomError(
-                f"{self.monitor} has no value: no validation pixel is annotated with what it scores",
-                where=self.job.name,
-                hint="Choose another training.monitor, or validate on slides that hold nuclei",
-                code="monitor_undefined",
-            )
-        gain = -value if self.monitor.endswith("loss") else value
-        best = None if state.best is None else (-state.best if self.monitor.endswith("loss") else state.best)
-        if best is None or gain > best:
-            state.best, state.best_epoch = value, state.epochs_done - 1
-            state.best_weights = {name: part.detach().cpu().clone() for name, part in self.model.state_dict().items()}
-
-    def _patience_spent(self, state: TrainState) -> bool:
-        patience = self.job.training.patience
-        return patience is not None and state.epochs_done - 1 - state.best_epoch >= patience and state.best is not None
-
-    def _check_finite(self, last: Mapping[str, float], epoch: int, part: str) -> None:
-        if all(math.isfinite(value) for value in last.values()):
-            return
-        told = ", ".join(f"{name} {value:.4g}" for name, value in last.items())
-        _LOG.error("%s epoch %d: %s loss is not finite: %s", self.job.name, epoch, part, told)
-        raise self._diverged(f"the {part} loss is not finite in epoch {epoch}: {told}")
-
-    def _check_weights(self, epoch: int) -> None:
-        spoilt = [name for name, part in self.model.state_dict().items() if not bool(torch.isfinite(part).all())]
-        if spoilt:
-            _LOG.error("%s epoch %d: weights are not finite: %s", self.job.name, epoch, ", ".join(spoilt))
-            raise self._diverged(f"{len(spoilt)} weights are not finite after epoch {epoch}, such as {spoilt[0]}")
-
-    def _diverged(self, what: str) -> SlideloomError:
-        hint = "Lower training.lr, or look at the inputs: one wild channel is enough"
-        return SlideloomError(what, where=self.job.name, hint=hint, code="diverged")
-
-    def _report(self, state: TrainState, begun_at: float, began_with: int) -> None:
-        row, job = state.rows[-1], self.job
-        done, left = state.epochs_done - began_with, job.training.epochs - state.epochs_done
-        eta_s = round((time.monotonic() - begun_at) / done * left)
-        parts = [f"train {row['train_loss']:.4f}"]
-        for name in ("val_loss", "val_dice_binary", "val_dice_macro"):
-            value = row.get(name)
-            parts += [f"{name.replace('val_', 'val ', 1)} {value:.4f}"] if value is not None else []
-        best = "best" if state.best_epoch == row["epoch"] else f"best was {state.best_epoch + 1}"
-        rate = f"{row['train_patches_per_s']:.1f} patches/s ({self.wait_share:.1%} waiting for data), "
-        rate += f"{row['seconds']:.1f} s"
-        left_text = f"at most {eta_s // 3600}:{eta_s // 60 % 60:02d}:{eta_s % 60:02d} left"
-        _LOG.info(
-            "%s epoch %d/%d: %s (%s), %s, %s",
-            job.name, state.epochs_done, job.training.epochs, ", ".join(parts), best, rate, left_text,
-        )  # fmt: skip
-
-    # ---- set-up ---------------------------------------------------------------------------------------------------
-
-    def _class_weights(self) -> Tensor | None:
-        if not self.job.loss.class_weights or "classes" not in self.job.heads:
-            return None
-        weights = class_weights(self.data.class_pixels())
-        _LOG.info("%s: class weights %s", self.job.name, np.round(weights, 3).tolist())
-        return torch.from_numpy(weights).to(self.device)
-
-    def _model(self) -> CellViTDecoder:
-        first = self.data.slides[0]
+    def _model(self) -> Decoder:
+        job, geometry = self.job, self.geometry
         model = build_decoder(
-            self.job.decoder,
-            self.job.heads,
-            self.job.n_classes,
-            token_width=int(first.embeddings.width),
-            upsampling=int(first.embeddings.patch_px),
-            image_channels=len(first.channels),
-            seed=self.job.training.seed,
+            job.decoder,
+            job.heads,
+            job.n_classes,
+            token_width=geometry.token_width,
+            upsampling=geometry.patch_px,
+            image_channels=geometry.image_channels,
+            seed=job.training.seed,
+            n_blocks=len(geometry.blocks),
         )
         model.to(self.device)
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return model
 
-    def _meta(self) -> dict[str, Any]:
-        job, first = self.job, self.data.slides[0]
-        return {
-            "recipe": self.model.recipe(),
-            "classes": job.classes,
-            "blocks": first.blocks,
-            "encoder": first.encoder | {"notes": _every_note(self.data.slides)},
-            "statistics": _common([slide.embeddings.attributes["statistics"] for slide in self.data.slides]),
-            "grid": job.grid.model_dump(mode="json"),
-            "training": {
-                "study": job.study,
-                "experiment": job.experiment,
-                "fold": job.fold,
-                "seed": job.training.seed,
-                "config": job.training.model_dump(mode="json"),
-                "loss": job.loss.model_dump(mode="json"),
-                "monitor": self.monitor,
-                "class_weights": None if self.weights is None else self.weights.cpu().tolist(),
-                "n_train_slides": len(self.data.slides),
-                "n_train_patches": self.data.n,
-                "n_val_slides": len(self.val.slides),
-                "n_val_patches": self.val.n,
-                "slideloom_version": __version__,
-            },
-        }
-
     def _resumed(self, resume: Path) -> TrainState:
-        job = self.job
-        slides = [[slide.slide_id, slide.n] for part in (self.data, self.val) for slide in part.slides]
-        key = digest_text(canonical(DecoderMeta(**self.meta).as_dict()), canonical(slides), job.inputs_key, job.device)
-        state = load_state(resume, key, self.model, self.optimiser)
+        state = load_state(resume, self.key, self.parts)
         if state is None:
-            return TrainState(key=key)
-        _LOG.info("%s: goes on after epoch %d", job.name, state.epochs_done)
+            return TrainState(key=self.key)
+        if self.front is not None and state.epochs_done:
+            self.front.train_from(state.epochs_done - 1)
+        _LOG.info("%s: goes on after epoch %d", self.job.name, state.epochs_done)
         return state
 
-
-class _Sums:
-    """Means of the terms over patches, kept on the device."""
-
-    def __init__(self, names: tuple[str, ...], device: torch.device) -> None:
-        self._names = names
-        self._total = torch.zeros(len(names), dtype=torch.float64, device=device)
-        self._count = 0
-        self._last: Tensor | None = None
-
-    def add(self, values: Mapping[str, Tensor], count: int) -> None:
-        self._last = torch.stack([values[name] for name in self._names]).double()
-        self._total += self._last * count
-        self._count += count
-
-    @property
-    def last(self) -> dict[str, float]:
-        """Values of the latest batch; waits for the device."""
-        return {} if self._last is None else dict(zip(self._names, self._last.tolist(), strict=True))
-
-    def means(self) -> dict[str, float]:
-        return dict(zip(self._names, (self._total / max(1, self._count)).tolist(), strict=True))
+    def _write(self, state: TrainState, place: Path) -> None:
+        job, judge = self.job, self.judge
+        kept = judge.kept_epoch(state)
+        weights, encoder = (state.best_weights, state.best_encoder) if job.training.keep == "best" else self._weights()
+        done = {"epochs": state.epochs_done, "best_epoch": state.best_epoch, "best": state.best, "kept_epoch": kept}
+        meta = dataclasses.replace(self.meta, training=self.meta.training | done)
+        save_decoder(weights, meta, place, encoder or None)
+        rows = [row | {"is_best": row["epoch"] == kept} for row in state.rows]
+        made_from = {"study": job.study, "experiment": job.experiment, "fold": job.fold, "monitor": judge.monitor}
+        made_from |= {"encoder_weights": meta.encoder["weights"], "encoder_notes": meta.encoder.get("notes", [])}
+        write_table(HISTORY, rows, job.place / "history.parquet", made_from=made_from)
 
 
-def _opened(job: TrainJob, needs: Needs) -> list[StoredSlide]:
+def _with_own_draws(job: TrainJob, rank: int) -> TrainJob:
+    """The job with another seed, so that processes do not all change their patches in one way."""
+    if rank == 0:
+        return job
+    training = job.training.model_copy(update={"seed": _epoch_seed(job.training.seed, 0, rank)})
+    return dataclasses.replace(job, training=training)
+
+
+def _opened(job: TrainJob, needs: Needs) -> list[AnnotatedSlide]:
     slides = open_slides(job.train, needs, "training")
     if not slides:
         raise SlideloomError(
@@ -342,33 +279,14 @@ def _opened(job: TrainJob, needs: Needs) -> list[StoredSlide]:
     return slides
 
 
-def _monitor(job: TrainJob, n_val: int) -> str:
-    wanted = f"val_{job.training.monitor}"
-    if wanted == "val_dice_macro" and "classes" not in job.heads:
-        raise SlideloomError(
-            "training.monitor dice_macro needs the classes head",
-            where=job.name,
-            hint="Add the head, or monitor loss or dice_binary",
-            code="monitor_undefined",
-        )
-    if n_val:
-        return wanted
-    _LOG.warning("%s: no validation slides; the training loss chooses the best epoch", job.name)
-    return "train_loss"
+def _statistics(network: nn.Module) -> list[Tensor]:
+    """Running statistics of batch normalisation."""
+    return [value for name, value in network.named_buffers() if name.endswith(("running_mean", "running_var"))]
 
 
-def _common(values: list[dict[str, Any] | None]) -> dict[str, Any] | None:
-    return values[0] if all(value == values[0] for value in values) else None
-
-
-def _every_note(slides: Sequence[StoredSlide]) -> list[str]:
-    """What is to be known of the encoders' tokens, of all slides, each once."""
-    records = [record for slide in slides for record in (slide.encoder, *slide.encoder.get("fused", ()))]
-    return list(dict.fromkeys(note for record in records for note in record["notes"]))
-
-
-def _epoch_seed(seed: int, epoch: int) -> int:
-    return int(np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0] >> np.uint64(1))
+def _epoch_seed(seed: int, epoch: int, rank: int) -> int:
+    words = [seed, epoch] if rank == 0 else [seed, epoch, rank]
+    return int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 def _cuda_devices(device: str) -> list[int]:

@@ -1,33 +1,53 @@
 """Losses of the decoder's heads, on logits, with masks.
 
-Every classification loss here is a function of four sums a class (:class:`PixelSums`), so the softmax is taken once
-and a masked pixel can leave no trace: a masked loss equals the loss of the cropped map.
+Most are functions of four sums a class (:class:`PixelSums`), so the softmax is taken once and a masked pixel can leave
+no trace: a masked loss equals the loss of the cropped map, whatever lies outside, NaN included. The Lovász losses need
+sorted pixels and are in :mod:`slideloom.training.lovasz`.
 
-Sources: CellViT (Hörst et al. 2024) and HoVer-Net (Graham et al. 2019); focal Tversky (Abraham & Khan 2019). Three
-things are done right that the CellViT code does otherwise, and can be had its way by argument:
+Sources: CellViT (Hörst et al. 2024) and HoVer-Net (Graham et al. 2019); focal loss (Lin et al. 2017); Tversky (Salehi
+et al. 2017) and focal Tversky (Abraham & Khan 2019). Some things are done right that the CellViT code does otherwise,
+and can be had its way (``loss.original``; docs/decisions/0009):
 
-* its trainer hands probabilities to the Tversky losses, which take the softmax again: here the softmax is taken once;
+* its trainer hands probabilities to the Tversky losses, which take the softmax again: here the softmax is taken once
+  (:meth:`PixelMap.again` gives the original);
 * its binary Tversky loss pools both channels, where false positives equal false negatives and alpha and beta have no
-  effect: here the foreground channel alone counts (``reduction="pooled"`` gives the original);
+  effect: here the foreground channel alone counts (``reduction="pooled"``);
+* it sums Dice and Tversky over the classes, those that are absent included (``reduction="sum"``);
+* it clamps probabilities before the logarithm, so that a pixel that is surely wrong pulls nowhere (``clamped``);
 * it takes the gradient of the HV maps along the wrong axes: see :func:`hv_msge`.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["PixelSums", "binary_sums", "cross_entropy", "dice", "focal_tversky", "hv_mse", "hv_msge", "pixel_sums"]
+__all__ = [
+    "PixelMap",
+    "PixelSums",
+    "binary_map",
+    "cross_entropy",
+    "dice",
+    "focal",
+    "focal_tversky",
+    "hv_mse",
+    "hv_msge",
+    "pixel_map",
+    "tversky",
+]
 
 Reduction = Literal["present", "mean", "sum", "pooled"]
 _DICE_SMOOTH = 1e-3
 _TVERSKY_SMOOTH = 1e-6
 _TINY = 1e-8
+#: Probabilities that the original takes the logarithm of lie at least this far from 0 and 1.
+_ORIGINAL_CLAMP = 1e-7
 
 
 @dataclass(frozen=True)
@@ -52,13 +72,77 @@ class PixelSums:
     true: Tensor
 
 
-def pixel_sums(logits: Tensor, target: Tensor, usable: Tensor | None = None) -> PixelSums:
-    """Sum up a class map.
+@dataclass(frozen=True)
+class PixelMap:
+    """A softmax map beside its target: what the losses of a head share, computed once.
+
+    Attributes
+    ----------
+    log_p : Tensor (n, k, h, w)
+        Logarithm of the softmax, float32 or better; of no meaning where a pixel is not usable.
+    label : Tensor (n, h, w)
+        int64; class of every usable pixel, -1 of the others.
+    usable : Tensor (n, h, w) or None
+        bool; pixels that count. None: all.
+    """
+
+    log_p: Tensor
+    label: Tensor
+    usable: Tensor | None
+
+    @cached_property
+    def p(self) -> Tensor:
+        """(n, k, h, w) probabilities, 0 where a pixel is not usable."""
+        p = self.log_p.exp()
+        return p if self.usable is None else p * self.usable[:, None]
+
+    @cached_property
+    def here(self) -> Tensor:
+        """(n, k, h, w) bool: the usable pixels of each class."""
+        ids = torch.arange(self.log_p.shape[1], device=self.log_p.device)
+        return self.label[:, None] == ids[None, :, None, None]
+
+    @cached_property
+    def log_p_true(self) -> Tensor:
+        """(n, k, h, w) log p where the class is the pixel's, 0 elsewhere."""
+        return torch.where(self.here, self.log_p, self._zero)
+
+    @cached_property
+    def sums(self) -> PixelSums:
+        """Its sums by class."""
+        axes = (0, 2, 3)
+        return PixelSums(
+            nll=-self.log_p_true.sum(axes),
+            hits=torch.where(self.here, self.p, self._zero).sum(axes),
+            predicted=self.p.sum(axes),
+            true=self.here.sum(axes).to(self.log_p.dtype),
+        )
+
+    @cached_property
+    def again(self) -> PixelMap:
+        """The softmax taken of the probabilities, as CellViT's trainer does before its Tversky losses."""
+        return PixelMap(self.p.log_softmax(1), self.label, self.usable)
+
+    @cached_property
+    def clamped(self) -> PixelSums:
+        """Its sums with -log p of probabilities between 1e-7 and 1 - 1e-7, as CellViT's cross-entropy has it."""
+        sums = self.sums
+        low, high = math.log(_ORIGINAL_CLAMP), math.log1p(-_ORIGINAL_CLAMP)
+        nll = -torch.where(self.here, self.log_p.clamp(low, high), self._zero).sum((0, 2, 3))
+        return PixelSums(nll, sums.hits, sums.predicted, sums.true)
+
+    @property
+    def _zero(self) -> Tensor:
+        return self.log_p.new_zeros(())
+
+
+def pixel_map(logits: Tensor, target: Tensor, usable: Tensor | None = None) -> PixelMap:
+    """Lay a class map beside its target.
 
     Parameters
     ----------
     logits : Tensor (n, k, h, w)
-        Before the softmax, any floating dtype; summed in float32 or better.
+        Before the softmax, any floating dtype; what follows is computed in float32 or better.
     target : Tensor (n, h, w)
         Class of every pixel, an integer below k wherever the pixel is usable.
     usable : Tensor (n, h, w), optional
@@ -66,40 +150,29 @@ def pixel_sums(logits: Tensor, target: Tensor, usable: Tensor | None = None) -> 
 
     Returns
     -------
-    PixelSums
+    PixelMap
         Differentiable in ``logits``.
     """
-    values = logits if logits.dtype == torch.float64 else logits.float()
-    log_p = functional.log_softmax(values, dim=1)
-    p = log_p.exp()
-    label = target.long()
+    values, label = _float(logits), target.long()
     if usable is not None:
         label = label.masked_fill(~usable, -1)
-        p = p * usable[:, None]
-    ids = torch.arange(logits.shape[1], device=logits.device)
-    here = label[:, None] == ids[None, :, None, None]
-    zero = torch.zeros((), dtype=values.dtype, device=values.device)
-    axes = (0, 2, 3)
-    return PixelSums(
-        nll=-torch.where(here, log_p, zero).sum(axes),
-        hits=torch.where(here, p, zero).sum(axes),
-        predicted=p.sum(axes),
-        true=here.sum(axes).to(values.dtype),
-    )
+        # Before the softmax, so that not even NaN passes through its gradient.
+        values = values.masked_fill(~usable[:, None], 0)
+    return PixelMap(functional.log_softmax(values, dim=1), label, usable)
 
 
-def binary_sums(logits: Tensor, target: Tensor, usable: Tensor | None = None) -> PixelSums:
-    """Sum up a map of one logit a pixel, as background and foreground.
+def binary_map(logits: Tensor, target: Tensor, usable: Tensor | None = None) -> PixelMap:
+    """Lay a map of one logit a pixel beside its target, as background and foreground.
 
     Parameters
     ----------
     logits : Tensor (n, 1, h, w)
         Before the sigmoid.
     target, usable
-        As in :func:`pixel_sums`; the target is 0 or 1.
+        As in :func:`pixel_map`; the target is 0 or 1.
     """
     # softmax(0, x) is sigmoid(x)
-    return pixel_sums(torch.cat([torch.zeros_like(logits), logits], dim=1), target, usable)
+    return pixel_map(torch.cat([torch.zeros_like(logits), logits], dim=1), target, usable)
 
 
 def cross_entropy(sums: PixelSums, weights: Tensor | None = None) -> Tensor:
@@ -121,6 +194,30 @@ def cross_entropy(sums: PixelSums, weights: Tensor | None = None) -> Tensor:
         return sums.nll.sum() / sums.true.sum().clamp(min=_TINY)
     weights = weights.to(sums.nll)
     return (weights * sums.nll).sum() / (weights * sums.true).sum().clamp(min=_TINY)
+
+
+def focal(values: PixelMap, gamma: float = 2.0) -> Tensor:
+    """Focal loss, -(1 - p) ** gamma log p of the true class, averaged over pixels.
+
+    Class weights do not enter: the factor itself is what makes room for the pixels that are not yet learnt, whatever
+    their class. At gamma 0 it is the plain cross-entropy.
+
+    Parameters
+    ----------
+    values : PixelMap
+        The map.
+    gamma : float
+        Exponent, 0 or more.
+
+    Returns
+    -------
+    Tensor ()
+        0 when no pixel is usable.
+    """
+    log_p = values.log_p_true.sum(1)  # one class a pixel is not 0
+    # 1 - p without cancellation. A power below 1 has no slope at 0; that of the product is 0, and so is clamp's.
+    missing = (-torch.expm1(log_p)).clamp(min=_TINY)
+    return -(missing**gamma * log_p).sum() / values.here.sum().clamp(min=1)
 
 
 def dice(sums: PixelSums, reduction: Reduction = "present", first: int = 0, smooth: float = _DICE_SMOOTH) -> Tensor:
@@ -147,6 +244,18 @@ def dice(sums: PixelSums, reduction: Reduction = "present", first: int = 0, smoo
     hits, predicted, true = _from_class(sums, first, reduction)
     loss = 1 - (2 * hits + smooth) / (predicted + true + smooth)
     return _reduce(loss, true, reduction)
+
+
+def tversky(
+    sums: PixelSums,
+    reduction: Reduction = "present",
+    first: int = 0,
+    alpha: float = 0.7,
+    beta: float = 0.3,
+    smooth: float = _TVERSKY_SMOOTH,
+) -> Tensor:
+    """Tversky loss: :func:`focal_tversky` with the exponent 1. At alpha = beta = 1/2 it is the Dice loss."""
+    return focal_tversky(sums, reduction, first, None, alpha, beta, 1.0, smooth)
 
 
 def focal_tversky(
@@ -182,9 +291,10 @@ def focal_tversky(
         0 when no class is present (``present``).
     """
     hits, predicted, true = _from_class(sums, first, reduction)
-    tversky = (hits + smooth) / (hits + alpha * (true - hits) + beta * (predicted - hits) + smooth)
-    # Rounding may lift T above 1, where a broken power is not a number.
-    loss = (1 - tversky).clamp(min=0) ** gamma
+    index = (hits + smooth) / (hits + alpha * (true - hits) + beta * (predicted - hits) + smooth)
+    # Rounding may lift the index above 1, where a broken power is not a number; at 0 its slope may not be one.
+    missing = 1 - index
+    loss = torch.where(missing > _TINY, missing.clamp(min=_TINY) ** gamma, 0 * missing)
     if weights is not None:
         loss = loss * weights.to(loss)[first:]
     return _reduce(loss, true, reduction)
@@ -221,10 +331,10 @@ def hv_mse(predicted: Tensor, true: Tensor, valid: Tensor | None = None) -> Tens
     Tensor ()
         0 when no pixel is valid.
     """
-    error = (_float(predicted) - true.to(_float(predicted).dtype)) ** 2
+    error = _hv_error(predicted, true, valid)
     if valid is None:
-        return error.mean()
-    return (error * valid[:, None]).sum() / (2 * valid.sum()).clamp(min=1)
+        return (error**2).mean()
+    return (error**2).sum() / (2 * valid.sum()).clamp(min=1)
 
 
 def hv_msge(
@@ -251,16 +361,19 @@ def hv_msge(
     Tensor ()
         0 when no pixel is in focus.
     """
-    error = _float(predicted) - true.to(_float(predicted).dtype)
-    inside = focus.bool()
-    if valid is not None:
-        inside = inside & valid
-        error = error * valid[:, None]
+    error = _hv_error(predicted, true, valid)
+    inside = focus.bool() if valid is None else focus.bool() & valid
     # The filter is linear: the difference of the gradients is the gradient of the difference.
     kernels = _gradient_kernels(original).to(error)
     slopes = functional.conv2d(error, kernels, padding=2, groups=2)
     weight = inside[:, None].to(error.dtype)
     return (weight * slopes**2).sum() / (2 * weight.sum() + _TINY)
+
+
+def _hv_error(predicted: Tensor, true: Tensor, valid: Tensor | None) -> Tensor:
+    values = _float(predicted)
+    error = values - true.to(values.dtype)
+    return error if valid is None else error.masked_fill(~valid[:, None], 0)
 
 
 @lru_cache(maxsize=2)

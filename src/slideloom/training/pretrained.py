@@ -18,7 +18,8 @@ from torch import Tensor
 from slideloom._version import __version__
 from slideloom.artefacts.tables import write_table
 from slideloom.config.model import Head
-from slideloom.decoders.cellvit import CellViTDecoder, build_decoder
+from slideloom.decoders.base import Decoder
+from slideloom.decoders.cellvit import build_decoder
 from slideloom.decoders.cellvit_model import PUBLISHED_HEADS, cellvit_from_weights
 from slideloom.encoders.cellvit.file import CellViTFile
 from slideloom.encoders.checkpoints.weights import Weights, read_weights
@@ -256,7 +257,7 @@ def _check_resolution(grid: Mapping[str, Any], encoder: Mapping[str, Any], about
         )
 
 
-def _taken(whole: CellViTDecoder, heads: Sequence[Head], n_classes: int) -> CellViTDecoder:
+def _taken(whole: Decoder, heads: Sequence[Head], n_classes: int) -> Decoder:
     """The decoder without what is not asked for; its weights are nowhere yet."""
     with torch.device("meta"):
         return build_decoder(
@@ -270,7 +271,7 @@ def _taken(whole: CellViTDecoder, heads: Sequence[Head], n_classes: int) -> Cell
         )
 
 
-def _tensors(whole: CellViTDecoder, taken: CellViTDecoder, order: Sequence[int]) -> dict[str, Tensor]:
+def _tensors(whole: Decoder, taken: Decoder, order: Sequence[int]) -> dict[str, Tensor]:
     """Weights of the decoder that was taken: a regression's channels left aside, classes in the study's order."""
     state = whole.state_dict()
     tensors = {name: state[name] for name in taken.state_dict()}

@@ -5,19 +5,29 @@ from __future__ import annotations
 import logging
 import pickle
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch import Tensor
 
 from slideloom.artefacts.files import publish
 
-__all__ = ["TrainState", "load_state", "save_state"]
+__all__ = ["Stateful", "TrainState", "load_state", "save_state"]
 
 _LOG = logging.getLogger(__name__)
+
+
+class Stateful(Protocol):
+    """A part of a training that changes as it goes: network, optimiser, running mean, loss scale."""
+
+    def state_dict(self) -> Any:
+        """What it depends on."""
+
+    def load_state_dict(self, state_dict: Any, /) -> Any:
+        """Inverse of :meth:`state_dict`."""
 
 
 @dataclass
@@ -37,7 +47,9 @@ class TrainState:
     best_epoch : int
         Its epoch.
     best_weights : dict of str to Tensor
-        Its weights.
+        The decoder's weights of that epoch; empty where the last epoch's are kept.
+    best_encoder : dict of str to Tensor
+        The encoder's, when it had been trained by then.
     """
 
     key: str
@@ -46,9 +58,10 @@ class TrainState:
     best: float | None = None
     best_epoch: int = 0
     best_weights: dict[str, Tensor] = field(default_factory=dict)
+    best_encoder: dict[str, Tensor] = field(default_factory=dict)
 
 
-def save_state(place: Path, state: TrainState, model: nn.Module, optimiser: Optimizer) -> None:
+def save_state(place: Path, state: TrainState, parts: Mapping[str, Stateful]) -> None:
     """Save a training's state, whole or not at all.
 
     Parameters
@@ -57,16 +70,16 @@ def save_state(place: Path, state: TrainState, model: nn.Module, optimiser: Opti
         The file.
     state : TrainState
         How far it has come.
-    model, optimiser
-        As they are now.
+    parts : mapping of str to Stateful
+        All that changes from step to step, as it is now.
     """
-    body = {"state": vars(state), "model": model.state_dict(), "optimiser": optimiser.state_dict()}
+    body = {"state": vars(state), "parts": {name: part.state_dict() for name, part in parts.items()}}
     with publish(place) as draft:
         torch.save(body, draft)
 
 
-def load_state(place: Path, key: str, model: nn.Module, optimiser: Optimizer) -> TrainState | None:
-    """Bring a model and its optimiser to a saved state.
+def load_state(place: Path, key: str, parts: Mapping[str, Stateful]) -> TrainState | None:
+    """Bring the parts of a training to a saved state.
 
     Parameters
     ----------
@@ -74,7 +87,7 @@ def load_state(place: Path, key: str, model: nn.Module, optimiser: Optimizer) ->
         The file; runs no code when it is read.
     key : str
         Of the training at hand.
-    model, optimiser
+    parts : mapping of str to Stateful
         Of the training at hand; changed only when there is a state to go on from.
 
     Returns
@@ -90,9 +103,11 @@ def load_state(place: Path, key: str, model: nn.Module, optimiser: Optimizer) ->
         if state.key != key:
             _LOG.warning("%s is of another training and is put aside", place)
             return None
-        model.load_state_dict(body["model"])
-        optimiser.load_state_dict(body["optimiser"])
+        saved = {name: body["parts"][name] for name in parts}
     except (OSError, EOFError, RuntimeError, KeyError, TypeError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
         _LOG.warning("%s cannot be read (%s): the training starts anew", place, error)
         return None
+    # The key is this training's, so what was saved fits.
+    for name, part in parts.items():
+        part.load_state_dict(saved[name])
     return state

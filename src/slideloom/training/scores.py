@@ -55,6 +55,11 @@ class PooledScores:
             error = (outputs["hv"].float() - hv_as_float(targets["hv"])) ** 2
             self._hv += torch.stack([(error * valid[:, None]).sum(), 2 * valid.sum()]).double()
 
+    @property
+    def counts(self) -> list[Tensor]:
+        """All that the scores are worked out from; what several processes counted can be added up here, in place."""
+        return [*self._pairs.values(), *([] if self._hv is None else [self._hv])]
+
     def figures(self) -> dict[str, float | None]:
         """The scores.
 

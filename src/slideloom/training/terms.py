@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -12,24 +12,22 @@ from torch import Tensor
 from slideloom.config.model import Head, LossConfig
 from slideloom.errors import SlideloomError
 from slideloom.training import losses
+from slideloom.training.lovasz import lovasz_hinge, lovasz_softmax
 
 __all__ = ["TERMS", "UNKNOWN_CLASS", "class_weights", "hv_as_float", "terms_of", "total_loss"]
 
 #: Class of a pixel inside a nucleus whose class nobody wrote down; such pixels do not count for the class head.
 UNKNOWN_CLASS = 255
+_OF_CLASSES = ("cross_entropy", "dice", "focal", "tversky", "focal_tversky", "lovasz_softmax")
+_OF_TWO = (*_OF_CLASSES, "lovasz_hinge")
+_HEAD_TERMS: dict[Head, tuple[str, ...]] = {
+    "nucleus": _OF_TWO,
+    "classes": _OF_CLASSES,
+    "hv": ("mse", "msge"),
+    "boundary": _OF_TWO,
+}
 #: Every term that any head can have, in the order of the history's columns.
-TERMS = (
-    "nucleus_cross_entropy",
-    "nucleus_dice",
-    "nucleus_focal_tversky",
-    "classes_cross_entropy",
-    "classes_dice",
-    "classes_focal_tversky",
-    "hv_mse",
-    "hv_msge",
-    "boundary_cross_entropy",
-    "boundary_dice",
-)
+TERMS = tuple(f"{head}_{name}" for head, names in _HEAD_TERMS.items() for name in names)
 
 
 def terms_of(heads: Sequence[Head], config: LossConfig) -> dict[str, float]:
@@ -40,7 +38,9 @@ def terms_of(heads: Sequence[Head], config: LossConfig) -> dict[str, float]:
     heads : sequence of str
         Heads of the decoder.
     config : LossConfig
-        Weights; ``boundary`` is the weight of both boundary terms.
+        Weights. A head that ``heads`` names has those and no others. Else ``boundary`` is the weight of the boundary
+        head's cross-entropy and Dice, and the nucleus and class heads have the common weights (Lovász-hinge: the
+        nucleus head alone).
 
     Returns
     -------
@@ -50,15 +50,18 @@ def terms_of(heads: Sequence[Head], config: LossConfig) -> dict[str, float]:
     Raises
     ------
     SlideloomError
-        ``no_loss``: a head has no term, so it would stay as it was born.
+        ``no_loss``: a head has no term, so it would stay as it was born. ``loss_term``: a weight for a term that the
+        head cannot have.
     """
+    _check_terms(config)
     weights: dict[str, float] = {}
     for head in heads:
-        own = {term: weight for term in TERMS if term.startswith(f"{head}_") and (weight := _weight(term, config)) > 0}
+        every = {f"{head}_{name}": _weight(head, name, config) for name in _HEAD_TERMS[head]}
+        own = {term: weight for term, weight in every.items() if weight > 0}
         if not own:
             raise SlideloomError(
                 f"every loss term of head {head!r} has weight 0",
-                where="loss",
+                where=f"loss.heads.{head}" if head in config.heads else "loss",
                 expected="at least one weight above 0 a head",
                 hint="Raise a weight or drop the head",
                 code="no_loss",
@@ -67,10 +70,26 @@ def terms_of(heads: Sequence[Head], config: LossConfig) -> dict[str, float]:
     return {term: weights[term] for term in TERMS if term in weights}
 
 
-def _weight(term: str, config: LossConfig) -> float:
-    if term.startswith("boundary"):
-        return config.boundary
-    name = term if term.startswith("hv") else term.split("_", 1)[1]
+def _check_terms(config: LossConfig) -> None:
+    for head, own in config.heads.items():
+        extra = [name for name, weight in own if weight > 0 and name not in _HEAD_TERMS[head]]
+        if extra:
+            raise SlideloomError(
+                f"the {head} head cannot have the loss {', '.join(extra)}",
+                where=f"loss.heads.{head}",
+                expected=f"some of {', '.join(_HEAD_TERMS[head])}",
+                hint="Lovász-hinge is for a head of two classes; lovasz_softmax is for any number",
+                code="loss_term",
+            )
+
+
+def _weight(head: Head, name: str, config: LossConfig) -> float:
+    if head == "hv":
+        return float(getattr(config, f"hv_{name}"))
+    if head in config.heads:
+        return float(getattr(config.heads[head], name))
+    if head == "boundary":
+        return config.boundary if name in ("cross_entropy", "dice") else 0.0
     return float(getattr(config, name))
 
 
@@ -91,14 +110,15 @@ def total_loss(
         ``valid`` (n, h, w) bool; ``nucleus`` (n, h, w) 0 or 1; and for the heads there are ``classes`` (n, h, w) below
         k or 255 for unknown, ``hv`` (n, 2, h, w) in -1 to 1, or int8 scaled by 127, ``boundary`` (n, h, w) 0 or 1.
     config : LossConfig
-        Weights of the terms.
+        Weights and exponents of the terms. ``original`` changes cross-entropy, Dice and focal Tversky of the nucleus
+        and class heads and the HV gradients; CellViT has no other terms, and they stay as they are.
     weights : Tensor (k,), optional
         Class weights of the class head's cross-entropy.
 
     Returns
     -------
     loss : Tensor ()
-        To descend.
+        To descend. NaN when an output is NaN where it counts.
     terms : dict of str to Tensor ()
         Every term before its weight, detached.
     """
@@ -106,30 +126,27 @@ def total_loss(
     valid = targets["valid"].bool()
     values: dict[str, Tensor] = {}
     for head, output in outputs.items():
-        names = [term for term in wanted if term.startswith(f"{head}_")]
+        names = [name for name in _HEAD_TERMS[head] if f"{head}_{name}" in wanted]
         if head == "hv":
-            values |= _hv_terms(names, output, targets["hv"], targets["nucleus"], valid)
-            continue
-        target = targets[head]
-        if head == "boundary":
-            sums = losses.binary_sums(output, target, valid)
+            own = _hv_terms(names, output, targets["hv"], targets["nucleus"], valid, config.original)
         else:
+            target = targets[head]
             usable = valid & (target != UNKNOWN_CLASS) if head == "classes" else valid
-            sums = losses.pixel_sums(output, target, usable)
-        values |= {term: _class_term(head, term, sums, weights) for term in names}
+            own = _map_terms(head, names, output, target, usable, config, weights)
+        values |= {f"{head}_{name}": value for name, value in own.items()}
     loss = torch.stack([weight * values[term] for term, weight in wanted.items()]).sum()
     return loss, {term: value.detach() for term, value in values.items()}
 
 
 def _hv_terms(
-    names: Sequence[str], output: Tensor, target: Tensor, nucleus: Tensor, valid: Tensor
+    names: Sequence[str], output: Tensor, target: Tensor, nucleus: Tensor, valid: Tensor, original: bool
 ) -> dict[str, Tensor]:
     true = hv_as_float(target)
     values: dict[str, Tensor] = {}
-    if "hv_mse" in names:
-        values["hv_mse"] = losses.hv_mse(output, true, valid)
-    if "hv_msge" in names:
-        values["hv_msge"] = losses.hv_msge(output, true, nucleus, valid)
+    if "mse" in names:
+        values["mse"] = losses.hv_mse(output, true, valid)
+    if "msge" in names:
+        values["msge"] = losses.hv_msge(output, true, nucleus, valid, original=original)
     return values
 
 
@@ -138,13 +155,50 @@ def hv_as_float(target: Tensor) -> Tensor:
     return target.float() / 127 if target.dtype == torch.int8 else target
 
 
-def _class_term(head: Head, term: str, sums: losses.PixelSums, weights: Tensor | None) -> Tensor:
-    if term.endswith("cross_entropy"):
-        return losses.cross_entropy(sums, weights if head == "classes" else None)
-    if term.endswith("dice"):
-        # Boundaries are thin: the background's share of the mean would say nothing.
-        return losses.dice(sums, first=1 if head == "boundary" else 0)
-    return losses.focal_tversky(sums, first=1 if head == "nucleus" else 0)
+def _map_terms(
+    head: Head,
+    names: Sequence[str],
+    output: Tensor,
+    target: Tensor,
+    usable: Tensor,
+    config: LossConfig,
+    class_weights: Tensor | None,
+) -> dict[str, Tensor]:
+    make = losses.binary_map if head == "boundary" else losses.pixel_map
+    values = make(output, target, usable)
+    weights = class_weights if head == "classes" else None
+    # Boundaries are thin: the background's share of the mean would say nothing. In a Tversky index of two classes the
+    # background's missed pixels are the foreground's invented ones, so both together would undo alpha and beta.
+    overlap_from = 1 if head == "boundary" else 0
+    tversky_from = 0 if head == "classes" else 1
+    alpha, beta, gamma = config.tversky_alpha, config.tversky_beta, config.tversky_gamma
+    ways: dict[str, Callable[[], Tensor]] = {
+        "cross_entropy": lambda: losses.cross_entropy(values.sums, weights),
+        "dice": lambda: losses.dice(values.sums, first=overlap_from),
+        "focal": lambda: losses.focal(values, config.focal_gamma),
+        "tversky": lambda: losses.tversky(values.sums, first=tversky_from, alpha=alpha, beta=beta),
+        "focal_tversky": lambda: losses.focal_tversky(
+            values.sums, first=tversky_from, alpha=alpha, beta=beta, gamma=gamma
+        ),
+        "lovasz_softmax": lambda: lovasz_softmax(values, first=overlap_from),
+        "lovasz_hinge": lambda: lovasz_hinge(_margin(output), target, usable),
+    }
+    if config.original and head != "boundary":
+        pooled: losses.Reduction = "pooled" if head == "nucleus" else "sum"
+        ways |= {
+            "cross_entropy": lambda: losses.cross_entropy(values.clamped, weights),
+            "dice": lambda: losses.dice(values.sums, "sum"),
+            "focal_tversky": lambda: losses.focal_tversky(
+                values.again.sums, pooled, alpha=alpha, beta=beta, gamma=gamma
+            ),
+        }
+    return {name: ways[name]() for name in names}
+
+
+def _margin(output: Tensor) -> Tensor:
+    """(n, h, w) logit of the foreground against the background, of one logit a pixel or of two."""
+    values = output if output.dtype == torch.float64 else output.float()
+    return values[:, 0] if values.shape[1] == 1 else values[:, 1] - values[:, 0]
 
 
 def class_weights(pixels: ArrayLike, max_ratio: float = 20.0) -> NDArray[np.float32]:

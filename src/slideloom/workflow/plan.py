@@ -20,6 +20,7 @@ from slideloom.config.catalogue import complete, find_entry
 from slideloom.config.model import ExperimentConfig
 from slideloom.slides.folds import fold_names
 from slideloom.slides.sheet import SlideRow
+from slideloom.slides.sides import take_sides
 from slideloom.slides.source import parse_source
 from slideloom.slides.study import Study
 
@@ -125,13 +126,18 @@ class Plan:
     def stored_encoders(self, experiment: str, stage: str) -> tuple[str, ...]:
         """Encoders whose stored tokens a stage of an experiment reads: ``train`` or ``maps``.
 
-        A published model is not trained. Tiles that are encoded on the fly need the stored tokens of the further
-        encoders only: the first one's are made as they are needed.
+        A published model is not trained, and live training encodes as it goes. Tiles that are encoded on the fly need
+        the stored tokens of the further encoders only: the first one's are made as they are needed.
         """
         config = self.config.experiments[experiment]
         if stage == "train":
-            return config.encoder if config.pretrained is None else ()
-        return config.encoder[1:] if self.config.inference.source == "live" else config.encoder
+            return () if config.pretrained or config.training.input == "live" else config.encoder
+        return config.encoder[1:] if self.predicted_live(experiment) else config.encoder
+
+    def predicted_live(self, experiment: str) -> bool:
+        """Whether tiles are encoded as they are predicted: the config says so, or the encoder was trained, too."""
+        training = self.config.experiments[experiment].training
+        return self.config.inference.source == "live" or training.unfreeze_epoch is not None
 
     def embedded_encoders(self) -> list[str]:
         """Encoders whose tokens are stored."""
@@ -221,7 +227,8 @@ class Plan:
         if files := self._named_files(stage, context):
             body["files"] = files
         if stage == "report_html":
-            body["template"] = digest_file(Path(reports.__file__).parent / "template" / "report.html.j2")
+            templates = sorted((Path(reports.__file__).parent / "template").glob("*.j2"))
+            body["template"] = [digest_file(path) for path in templates]
         if stage in _COLUMNS:
             slides = self.job_slides(stage, context, job)
             body["items"] = {slide: _pick(self._rows[slide], _COLUMNS[stage]) for slide in slides}
@@ -244,6 +251,7 @@ class Plan:
             "statistics": self._statistics_slice,
             "embeddings": lambda encoder: self._encoder(encoder),
             "train": self._train_slice,
+            "train_live": self._train_slice,
             "pretrained": self._pretrained_slice,
             "maps": self._maps_slice,
             "instances": lambda experiment, fold: {
@@ -271,7 +279,7 @@ class Plan:
         """Files that a stage opens, by encoder and key; they stand beside the config, not in it."""
         if stage == "embeddings":
             encoders: tuple[str, ...] = (context[0],)
-        elif stage in ("train", "pretrained", "maps"):
+        elif stage in ("train_live", "pretrained", "maps"):
             encoders = self.config.experiments[context[0]].encoder
         else:
             return {}
@@ -295,7 +303,8 @@ class Plan:
     def _split_slice(self, split: str) -> dict[str, Any]:
         columns = ("slide_id", "patient_id", "platform", "split", "instances")
         config = self.config.splits[split]
-        rows = [_pick(row, columns) | {"extra": _extra(row, config.column)} for row in self.study.rows]
+        read = [config.column, *([config.stratify] if config.stratify else [])]
+        rows = [_pick(row, columns) | {"extra": _extra(row, read)} for row in self.study.rows]
         return {"split": config, "rows": sorted(rows, key=lambda row: str(row["slide_id"]))}
 
     def _statistics_slice(self, encoder: str) -> dict[str, Any]:
@@ -303,9 +312,19 @@ class Plan:
         body = config.model_dump(mode="json", include={"markers", "normalisation", "grid"})
         return {**body, "split": config.statistics}
 
+    @cache  # noqa: B019
+    def _sides(self, split: str) -> dict[str, dict[str, str]]:
+        """Roles of the slides by fold."""
+        return take_sides(self.study.rows, self.config.splits[split]).folds
+
     def _train_slice(self, experiment: str, fold: str) -> dict[str, Any]:
         config: ExperimentConfig = self.config.experiments[experiment]
-        return {
+        body: dict[str, Any] = {}
+        if config.sampling.gamma > 0 and "group" in config.sampling.by:
+            roles, column = self._sides(config.split).get(fold, {}), config.sampling.column
+            training = [row for row in self.study.rows if roles.get(row.slide_id) == "train"]
+            body["groups"] = {row.slide_id: row.column(column) or "" for row in training}
+        return body | {
             "experiment": config.model_dump(mode="json", exclude={"encoder", "split", "pretrained"}),
             "encoders": self._encoders(experiment),
             "grid": self.config.grids[self.study.grid_of(experiment)],
@@ -321,7 +340,7 @@ class Plan:
         }
 
     def _maps_slice(self, experiment: str, fold: str) -> dict[str, Any]:
-        live = self.config.inference.source == "live"
+        live = self.predicted_live(experiment)
         body: dict[str, Any] = {"inference": self.config.inference, "encoders": self._encoders(experiment)}
         body["split"] = self.config.experiments[experiment].split
         return body | ({"grid": self.config.grids[self.study.grid_of(experiment)]} if live else {})
@@ -351,5 +370,5 @@ def _pick(row: SlideRow, columns: Iterable[str]) -> dict[str, Any]:
     return {column: value for column in columns if (value := getattr(row, column)) is not None}
 
 
-def _extra(row: SlideRow, column: str) -> dict[str, str]:
-    return {column: row.extra[column]} if column in row.extra else {}
+def _extra(row: SlideRow, columns: Iterable[str]) -> dict[str, str]:
+    return {column: row.extra[column] for column in columns if column in row.extra}

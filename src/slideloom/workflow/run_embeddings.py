@@ -20,7 +20,7 @@ from slideloom.workflow.job import Job
 __all__ = ["run_embeddings"]
 
 #: Keys of an encoder that choose among its outputs; each stored block tells by itself whether they still hold.
-_CHOICE = {"blocks", "final_norm"}
+_CHOICE = {"blocks", "final_norm", "symmetries"}
 
 
 def run_embeddings(job: Job) -> None:

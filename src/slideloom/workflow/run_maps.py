@@ -22,7 +22,7 @@ from slideloom.inference.tiles import LiveTiles, StoredTiles, TileSource
 from slideloom.patches.statistics import ChannelStatistics
 from slideloom.patches.store import PatchStore
 from slideloom.slides.facts import load_facts
-from slideloom.training.checkpoint import load_decoder
+from slideloom.training.checkpoint import load_decoder, load_tuned_encoder
 from slideloom.training.splits import read_split
 from slideloom.workflow.job import Job
 
@@ -39,8 +39,10 @@ def run_maps(job: Job) -> None:
     predictor = _Predictor(job, inference, experiment, fold) if trained.status == "ok" else None
 
     def work(slide: str) -> Iterable[Path] | str:
-        if roles.get(slide) not in inference.roles:
-            return f"the role {roles.get(slide)} is not predicted"
+        if slide not in roles:
+            return "it plays no part in this fold"
+        if roles[slide] not in inference.roles:
+            return f"the role {roles[slide]} is not predicted"
         if predictor is None:
             return "its model was not trained"
         return [predictor.predict(slide, trained.digest)]
@@ -61,9 +63,10 @@ class _Predictor:
         self._grids = [one["encoder"]["grid"] for one in job.config["encoders"]]
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
         torch.set_num_threads(job.threads)
-        model = job.paths.model(experiment, fold) / "decoder.safetensors"
-        self._decoder, self._meta = load_decoder(model, self._device)
-        self._live = inference.source == "live"
+        self._model = job.paths.model(experiment, fold) / "decoder.safetensors"
+        self._decoder, self._meta = load_decoder(self._model, self._device)
+        # Of an experiment that may train its encoder no tokens are stored.
+        self._live = inference.source == "live" or "grid" in job.config
         self._cache = TileCache()
         self.encoder_digest = ""
         if self._live:
@@ -75,6 +78,8 @@ class _Predictor:
         self._config = config
         made_for = self._meta.encoder.get("fused", [self._meta.encoder])[0]
         self._encoder = build_encoder(config, marker_panel([*made_for["markers"], *made_for["dropped"]], uniprot))
+        if self._meta.encoder_trained:
+            load_tuned_encoder(self._model, self._encoder)
         if self._encoder.weights != made_for["weights"]:
             raise SlideloomError(
                 f"encoder {name} has the weights {self._encoder.weights}",
@@ -126,14 +131,18 @@ class _Predictor:
         ]
         if not self._live:
             stored = open_tokens(paths.embeddings(self._names[0], slide), patches, others, self._cache)
-            return StoredTiles(patches, stored, self._meta.blocks, self._decoder.config.image_skip)
+            return StoredTiles(patches, stored, self._meta.blocks, self._decoder.needs_image)
+        grid = GridConfig(**self._job.config["grid"])
+        # Tiles of a tuned encoder overlap as those of the store would.
+        live = self._inference.source == "live"
+        overlap_px = self._inference.overlap_px if live else grid.tile_px - grid.step_px
         return LiveTiles(
             self._job.rows[slide],
             self._job.root,
             load_facts(paths.slide_facts(slide)),
             paths.tissue(slide),
-            GridConfig(**self._job.config["grid"]),
-            self._inference.overlap_px,
+            grid,
+            overlap_px,
             self._encoder,
             self._config,
             patches,

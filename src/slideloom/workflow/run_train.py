@@ -1,4 +1,4 @@
-"""The job of the rule ``train``: one fold of one experiment."""
+"""The job of the rules ``train`` and ``train_live``: one fold of one experiment."""
 
 from __future__ import annotations
 
@@ -10,10 +10,18 @@ import torch
 
 from slideloom.artefacts.keys import canonical
 from slideloom.artefacts.stage import ItemState
-from slideloom.config.model import DecoderConfig, GridConfig, LossConfig, TrainingConfig
+from slideloom.config.model import (
+    AugmentationConfig,
+    DecoderConfig,
+    GridConfig,
+    LossConfig,
+    SamplingConfig,
+    TrainingConfig,
+)
+from slideloom.encoders.checkpoints.digests import file_digests
 from slideloom.errors import SlideError, SlideloomError
 from slideloom.slides.tables import ClassTable
-from slideloom.training.job import TrainJob
+from slideloom.training.job import BuildEncoder, LiveEncoder, TrainJob
 from slideloom.training.loop import train
 from slideloom.training.splits import read_split, slides_with_role
 from slideloom.training.stored import SlideData
@@ -24,11 +32,19 @@ __all__ = ["run_train"]
 _LOG = logging.getLogger(__name__)
 
 
-def run_train(job: Job) -> None:
-    """Train on the slides of the split that have patches, targets and tokens; say which have not."""
+def run_train(job: Job, build: BuildEncoder | None = None) -> None:
+    """Train on the slides of the split that have all their stores; say which have not.
+
+    Parameters
+    ----------
+    job : Job
+        Of the rule ``train``, or of ``train_live``, whose encoder runs in every step.
+    build : callable, optional
+        Makes that encoder. It is given and not imported: training on stored tokens depends on no encoder's code.
+    """
     experiment, fold = job.wildcards["experiment"], job.wildcards["fold"]
     # By grid or encoder: an experiment on both images of a slide needs the stores of each.
-    stages = [job.states_by_context(stage) for stage in ("patches", "targets", "embeddings")]
+    stages = [job.states_by_context(stage) for stage in ("patches", "targets", "embeddings") if job.inputs.get(stage)]
     states = [found for contexts in stages for found in contexts.values()]
     split = read_split(job.paths.split(job.config["split"]))
     roles: dict[str, list[str]] = {}
@@ -38,9 +54,14 @@ def run_train(job: Job) -> None:
         if left_out := sorted(set(wanted) - set(roles[role])):
             told = ", ".join(left_out)
             _LOG.warning("%s: %d of %d %s slides left out: %s", job.context, len(left_out), len(wanted), role, told)
-    inputs = canonical({role: {slide: _digests(states, slide) for slide in roles[role]} for role in roles})
+    live, encoder_files = _live(job, build) if build else (None, {})
+    digests = {role: {slide: _digests(states, slide) for slide in roles[role]} for role in roles}
+    inputs = canonical({**digests, **encoder_files})
 
     def work(_: str) -> Iterable[Path]:
+        if encoder_files.get("statistics") == "":
+            what = "the encoder has no channel statistics"
+            raise SlideError(what, where=job.context, code="no_statistics", hint="Mend the training slides first")
         config = job.config["experiment"]
         asked = TrainJob(
             study="",  # the study's name is no part of what a decoder is made from
@@ -58,6 +79,11 @@ def run_train(job: Job) -> None:
             device="cuda" if torch.cuda.is_available() else "cpu",
             threads=job.threads,
             inputs_key=inputs,
+            sampling=SamplingConfig(**config["sampling"]),
+            groups=job.config.get("groups", {}),
+            augmentation=AugmentationConfig(**config["augmentation"]),
+            live=live,
+            processes=max(1, torch.cuda.device_count()),
         )
         try:
             return [train(asked)]
@@ -65,6 +91,17 @@ def run_train(job: Job) -> None:
             raise SlideError.of(error) from error
 
     job.run(work, items=[fold], shared=inputs)
+
+
+def _live(job: Job, build: BuildEncoder) -> tuple[LiveEncoder, dict[str, str]]:
+    """The encoder that runs in every step, and digests of the files it is made from."""
+    name = job.config["encoders"][0]["name"]
+    config, uniprot = job.encoder_config(name), job.uniprot(name)
+    digests, statistics = file_digests(config, uniprot), None
+    if config.statistics:
+        pooled, statistics = job.states("statistics")[name], job.paths.statistics(name)
+        digests["statistics"] = pooled.digest if pooled.status == "ok" else ""
+    return LiveEncoder(config, uniprot, statistics, build=build), digests
 
 
 def _digests(states: Iterable[Mapping[str, ItemState]], slide: str) -> list[str]:
@@ -75,12 +112,13 @@ def _data(job: Job, slides: Iterable[str]) -> tuple[SlideData, ...]:
     paths = job.paths
     encoders = [(one["name"], one["encoder"]["grid"]) for one in job.config["encoders"]]
     (name, grid), others = encoders[0], encoders[1:]
+    stored = job.config["experiment"]["training"]["input"] == "stored"
     return tuple(
         SlideData(
             slide,
             paths.patches(grid, slide),
             paths.targets(grid, slide),
-            paths.embeddings(name, slide),
+            paths.embeddings(name, slide) if stored else None,
             tuple((paths.patches(other, slide), paths.embeddings(further, slide)) for further, other in others),
         )
         for slide in slides

@@ -44,6 +44,8 @@ class Derived(nn.Module):
         """
         with torch.autocast(source.device.type, enabled=False):
             if source.requires_grad or source.is_inference():
+                # Fused optimisers change weights without a trace that could be looked for.
+                self._derived.clear()
                 return make(source)
             version, kept = self._derived.get(key, (-1, source))
             if version != source._version:

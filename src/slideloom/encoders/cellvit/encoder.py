@@ -53,9 +53,8 @@ class CellViTEncoder(RGBEncoder):
 
     module: ViT | SAMEncoder
 
-    @torch.inference_mode()
-    def encode(self, images: Tensor) -> dict[int, Tensor]:
-        """Tokens of each block.
+    def tokens(self, images: Tensor) -> dict[int, Tensor]:
+        """Tokens of each block, in the caller's gradient mode.
 
         Parameters
         ----------

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from slideloom.encoders.embedding.account import Account
+from slideloom.encoders.embedding.store import TokenArray
 from slideloom.encoders.embedding.token_writer import OlderStore
 from slideloom.errors import SlideError, SlideloomError
 from slideloom.patches.statistics import ChannelStatistics
@@ -53,7 +54,7 @@ class SlideWork:
     place : Path
         Where its tokens go.
     base_key : mapping of str to str
-        What they depend on, the blocks apart.
+        What they depend on, the choice of arrays apart.
     older : OlderStore, optional
         Tokens that need not be computed.
     chosen : list of int
@@ -62,8 +63,8 @@ class SlideWork:
         What they are normalised with.
     notes : tuple of str
         What a reader of the tokens must know of this slide.
-    largest : dict of int to float
-        Largest magnitude so far, by block.
+    largest : dict of TokenArray to float
+        Largest magnitude so far, by array.
     account : Account
         Its share of the time.
     error : Exception, optional
@@ -78,7 +79,7 @@ class SlideWork:
     chosen: list[int] = field(default_factory=list)
     statistics: ChannelStatistics | None = None
     notes: tuple[str, ...] = ()
-    largest: dict[int, float] = field(default_factory=dict)
+    largest: dict[TokenArray, float] = field(default_factory=dict)
     account: Account = field(default_factory=Account)
     error: Exception | None = None
 

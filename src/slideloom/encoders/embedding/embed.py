@@ -1,14 +1,15 @@
 """The embedding store: every tile of a slide through a frozen encoder, once, as float16 token maps.
 
-A Zarr group per slide, one array ``block_<k>`` (n, h, w, d) per block, in the order of the patch store's tiles. Many
-slides share full batches (:mod:`~slideloom.encoders.embedding.batches`); reading, computing and writing overlap
-(:mod:`~slideloom.encoders.embedding.lane`). Blocks that an older store holds are taken over when nothing but the choice
-of blocks has changed (:mod:`~slideloom.encoders.embedding.token_writer`).
+A Zarr group per slide, one array ``block_<k>`` (n, h, w, d) per block, in the order of the patch store's tiles; with
+the config's ``symmetries``, also ``block_<k>_s1`` to ``block_<k>_s7``: tokens of the tiles after each flip and turn of
+:mod:`slideloom.encoders.dihedral`, where they then lie. Many slides share full batches
+(:mod:`~slideloom.encoders.embedding.batches`); reading, computing and writing overlap
+(:mod:`~slideloom.encoders.embedding.lane`). Arrays that an older store holds are taken over when nothing but the choice
+of arrays has changed (:mod:`~slideloom.encoders.embedding.token_writer`).
 """
 
 from __future__ import annotations
 
-import copy
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -27,8 +28,9 @@ from slideloom.encoders.embedding.account import Account
 from slideloom.encoders.embedding.batches import SlideWork, tiles_per_batch
 from slideloom.encoders.embedding.forward import Forward
 from slideloom.encoders.embedding.lane import Lane
+from slideloom.encoders.embedding.store import TokenArray, token_arrays
 from slideloom.encoders.embedding.token_writer import OlderStore, SlideWriter, find_older
-from slideloom.encoders.fit import check_fit, choose_channels, marker_panel, used_statistics
+from slideloom.encoders.fit import check_fit, choose_channels, slide_panel, used_statistics
 from slideloom.patches.statistics import ChannelStatistics
 from slideloom.patches.store import PatchStore
 from slideloom.slides.tables import Channel
@@ -52,8 +54,8 @@ class Request:
     place : Path
         The embedding store; an older one is replaced when the new one is whole.
     base_key : mapping of str to str
-        Digest of everything that the tokens depend on apart from the blocks, by what it is. Empty: nothing is taken
-        over from an older store.
+        Digest of everything that the tokens depend on apart from the choice of blocks and symmetries, by what it is.
+        Empty: nothing is taken over from an older store.
     """
 
     slide_id: str
@@ -135,7 +137,7 @@ class Embedder:
             try:
                 patches = request.open_patches()
                 work = SlideWork(request.slide_id, patches, request.place, request.base_key)
-                panels.setdefault(self._panel(patches), []).append(work)
+                panels.setdefault(slide_panel(patches, self._statistics, self._uniprot), []).append(work)
             except Exception as error:
                 yield request.slide_id, error
         with _one_core_each(self._device):
@@ -146,16 +148,6 @@ class Embedder:
                     yield slide.slide_id, slide.error or slide.account
         if panels:
             _LOG.info("all slides: %s", self.account)
-
-    def _panel(self, patches: PatchStore) -> Panel:
-        if patches.is_rgb:
-            return tuple(patches.channels)
-        # The panel of the training slides is the encoder's, in every job.
-        if self._statistics is not None:
-            return marker_panel(self._statistics.markers, self._uniprot)
-        own = {channel.marker: channel.uniprot for channel in patches.channels if channel.uniprot}
-        names = [channel.marker or channel.name for channel in patches.channels]
-        return marker_panel(names, own | self._uniprot)
 
     def _run_panel(self, panel: Panel, slides: Sequence[SlideWork]) -> Iterator[SlideWork]:
         start = time.perf_counter()
@@ -169,11 +161,12 @@ class Embedder:
         seconds = time.perf_counter() - start
         self.account.add({"build_s": seconds})
         self.account.seconds += seconds
-        lanes: dict[tuple[tuple[int, ...], int], list[SlideWork]] = {}
+        lanes: dict[tuple[tuple[TokenArray, ...], int], list[SlideWork]] = {}
+        wanted = token_arrays(encoder.blocks, self._config.symmetries)
         for slide in slides:
-            slide.older = self._find_older(encoder, slide)
-            held = slide.older.blocks if slide.older else ()
-            missing = tuple(block for block in encoder.blocks if block not in held)
+            slide.older = self._find_older(encoder, wanted, slide)
+            held = slide.older.arrays if slide.older else ()
+            missing = tuple(one for one in wanted if one not in held)
             lanes.setdefault((missing, slide.patches.tile_px), []).append(slide)
         for (missing, tile_px), group in lanes.items():
             if missing:
@@ -181,24 +174,22 @@ class Embedder:
             else:
                 yield from self._take_over(encoder, group)
 
-    def _find_older(self, encoder: Encoder, slide: SlideWork) -> OlderStore | None:
-        found = find_older(slide.place, encoder.blocks, encoder.spec, slide.base_key, self._precision)
+    def _find_older(self, encoder: Encoder, wanted: Sequence[TokenArray], slide: SlideWork) -> OlderStore | None:
+        found = find_older(slide.place, wanted, encoder.spec, slide.base_key, self._precision)
         if isinstance(found, str):
             if found:
                 _LOG.info("%s: every block is computed: %s", slide.slide_id, found)
             return None
-        missing = [block for block in encoder.blocks if block not in found.blocks]
+        missing = [one for one in wanted if one not in found.arrays]
         told = [f"{_listed(missing)} computed"] if missing else []
-        told += [f"{_listed(found.blocks)} taken over"]
+        told += [f"{_listed(found.arrays)} taken over"]
         told += [f"{_listed(found.dropped)} dropped"] if found.dropped else []
         _LOG.info("%s: blocks %s", slide.slide_id, ", ".join(told))
         return found
 
     def _run_lane(
-        self, encoder: Encoder, missing: tuple[int, ...], tile_px: int, slides: Sequence[SlideWork]
+        self, encoder: Encoder, missing: tuple[TokenArray, ...], tile_px: int, slides: Sequence[SlideWork]
     ) -> Iterator[SlideWork]:
-        narrow = copy.copy(encoder)
-        narrow.blocks = missing
         size = self._batch_size or tiles_per_batch(tile_px, len(encoder.markers), self._device)
         side = tile_px // encoder.patch_px
 
@@ -207,7 +198,7 @@ class Embedder:
             return SlideWriter(slide.place, shape, missing, slide.older)
 
         lane = Lane(
-            Forward(narrow, size, self._device, self._precision),
+            Forward(encoder, missing, size, self._device, self._precision),
             self._threads if self._device == "cpu" else 1,
             pin=self._device != "cpu",
             prepare=lambda slide: self._prepare(encoder, slide),
@@ -221,7 +212,7 @@ class Embedder:
         self.account.add(lane.account.parts)
 
     def _take_over(self, encoder: Encoder, slides: Sequence[SlideWork]) -> Iterator[SlideWork]:
-        """Stores whose every block lies there already: nothing is computed."""
+        """Stores whose every array lies there already: nothing is computed."""
         for slide in slides:
             start = time.perf_counter()
             try:
@@ -248,7 +239,8 @@ class Embedder:
     def _attributes(self, encoder: Encoder, slide: SlideWork) -> dict[str, Any]:
         patches = slide.patches
         held = slide.older.attributes["max_abs"] if slide.older else {}
-        largest = {str(block): slide.largest.get(block, held.get(str(block), 0.0)) for block in encoder.blocks}
+        arrays = token_arrays(encoder.blocks, self._config.symmetries)
+        largest = {one.label: slide.largest.get(one, held.get(one.label, 0.0)) for one in arrays}
         record = encoder_record(encoder, self._config, self._precision)
         record["notes"] += slide.notes
         return record | {
@@ -262,6 +254,7 @@ class Embedder:
             "channel_indices": slide.chosen,
             "channel_names": [patches.channels[index].name for index in slide.chosen],
             "blocks": list(encoder.blocks),
+            "symmetries": self._config.symmetries,
             "final_norm": encoder.spec.final_norm,
             "width": encoder.width,
             "patch_px": encoder.patch_px,
@@ -319,8 +312,14 @@ def embed_slide(
     return embedder.account.as_dict()
 
 
-def _listed(blocks: Sequence[int]) -> str:
-    return ", ".join(map(str, blocks))
+def _listed(arrays: Sequence[TokenArray]) -> str:
+    """Blocks, with a word on those of which not the tiles as they are, or not these alone, are meant."""
+    told = []
+    for block in dict.fromkeys(one.block for one in arrays):
+        turned = [one.symmetry for one in arrays if one.block == block and one.symmetry]
+        plain = TokenArray(block) in arrays
+        told.append(f"{block}{'' if not turned else ' with symmetries' if plain else ' (symmetries)'}")
+    return ", ".join(told)
 
 
 @contextmanager

@@ -1,5 +1,8 @@
 """One batch through the encoder: preprocessed slide by slide, computed together, checked, brought back as float16.
 
+Where the tokens of flipped and turned tiles are wanted, too, the preprocessed batch is flipped and turned, and computed
+once more for each.
+
 A batch always has the same number of rows: what is missing in the last one is filled up with its first row. Kernels are
 chosen by shape, and other kernels round differently; in one shape the bits of a tile's tokens depend neither on its
 place in the batch nor on its neighbours, so that a slide's tokens are the same whatever job it is in.
@@ -7,6 +10,7 @@ place in the batch nor on its neighbours, so that a slide's tokens are the same 
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,7 +23,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from slideloom.encoders.base import Encoder
+from slideloom.encoders.dihedral import transform
 from slideloom.encoders.embedding.batches import Batch, Part
+from slideloom.encoders.embedding.store import TokenArray
 from slideloom.errors import SlideError, SlideloomError
 
 __all__ = ["Computed", "Encoded", "Forward"]
@@ -35,31 +41,31 @@ class Encoded:
     ----------
     parts : sequence of Part
         Whose; their tiles follow each other in the arrays.
-    tokens : dict of int to Tensor
-        By block, (k, h, w, width) float16.
-    largest : dict of int to Tensor
-        By block, the largest magnitude of each tile, (k,) float32; NaN where a token is not a number.
+    tokens : dict of TokenArray to Tensor
+        By array, (k, h, w, width) float16.
+    largest : dict of TokenArray to Tensor
+        By array, the largest magnitude of each tile, (k,) float32; NaN where a token is not a number.
     """
 
     parts: Sequence[Part]
-    tokens: dict[int, Tensor]
-    largest: dict[int, Tensor]
+    tokens: dict[TokenArray, Tensor] = field(default_factory=dict)
+    largest: dict[TokenArray, Tensor] = field(default_factory=dict)
 
-    def rows(self) -> list[tuple[Part, dict[int, NDArray[np.float16]]]]:
+    def rows(self) -> list[tuple[Part, dict[TokenArray, NDArray[np.float16]]]]:
         """Tokens of each part that holds nothing float16 cannot; slides with other parts fail."""
         found = []
         start = 0
         for part in self.parts:
             rows = slice(start, start + len(part.pixels))
             start = rows.stop
-            for block, largest in self.largest.items():
+            for which, largest in self.largest.items():
                 try:
-                    _check(part, block, largest[rows])
+                    _check(part, which, largest[rows])
                 except Exception as error:
                     part.slide.fail(error)
-                so_far = part.slide.largest.get(block, 0.0)
-                part.slide.largest[block] = max(so_far, float(largest[rows].max()))
-            found.append((part, {block: values[rows].numpy() for block, values in self.tokens.items()}))
+                so_far = part.slide.largest.get(which, 0.0)
+                part.slide.largest[which] = max(so_far, float(largest[rows].max()))
+            found.append((part, {which: values[rows].numpy() for which, values in self.tokens.items()}))
         return [(part, tokens) for part, tokens in found if part.slide.error is None]
 
 
@@ -77,8 +83,10 @@ class Computed:
         Tiles computed, and rows beside them that only fill up.
     seconds : dict of str to float
         By the parts of an account; complete after :meth:`wait`.
-    marks : list of Event
-        On a GPU: the end of the batch before, then start, preprocessed, encoded, converted.
+    since : float
+        On a CPU: when the part began that is being worked at.
+    marks : list of (str, Event)
+        On a GPU: the end of the batch before, its own start, then the end of each part, with the part's name.
     done : Event, optional
         On a GPU: the tokens have arrived.
     """
@@ -88,7 +96,8 @@ class Computed:
     n_tiles: int = 0
     n_padding: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
-    marks: list[torch.cuda.Event] = field(default_factory=list)
+    since: float = 0.0
+    marks: list[tuple[str, torch.cuda.Event]] = field(default_factory=list)
     done: torch.cuda.Event | None = None
 
     def wait(self) -> None:
@@ -96,14 +105,15 @@ class Computed:
         if self.done is None:
             return
         self.done.synchronize()
-        before, start, *_ = self.marks
-        spent = [a.elapsed_time(b) / 1e3 for a, b in pairwise(self.marks[1:])]
+        (_, before), (_, start), *_ = self.marks
+        spent: dict[str, float] = {}
+        for (_, begun), (name, ended) in pairwise(self.marks[1:]):
+            spent[name] = spent.get(name, 0.0) + begun.elapsed_time(ended) / 1e3
         # A GPU that has work queued does not mind its feeder waiting: only the gap in its work is lost time.
         gap = before.elapsed_time(start) / 1e3
         waits = sum(self.seconds.values())
         scale = min(1.0, gap / waits) if waits > 0 else 0.0
-        self.seconds = {name: value * scale for name, value in self.seconds.items()}
-        self.seconds |= dict(zip(("preprocess_s", "forward_s", "copy_s"), spent, strict=True))
+        self.seconds = {name: value * scale for name, value in self.seconds.items()} | spent
 
 
 class Forward:
@@ -113,6 +123,8 @@ class Forward:
     ----------
     encoder : Encoder
         On the device.
+    arrays : sequence of TokenArray
+        What is computed.
     size : int
         Rows of every pass.
     device : str
@@ -121,16 +133,28 @@ class Forward:
         Arithmetic of the encoder.
     """
 
-    def __init__(self, encoder: Encoder, size: int, device: str, precision: Literal["fp32", "bf16"]) -> None:
+    def __init__(
+        self,
+        encoder: Encoder,
+        arrays: Sequence[TokenArray],
+        size: int,
+        device: str,
+        precision: Literal["fp32", "bf16"],
+    ) -> None:
         self.size = size
         self._encoder = encoder
+        # A pass for each symmetry, through the deepest block that it misses.
+        self._passes = [
+            (symmetry, _narrowed(encoder, tuple(one.block for one in arrays if one.symmetry == symmetry)))
+            for symmetry in sorted({one.symmetry for one in arrays})
+        ]
         self._device = torch.device(device)
         self._half = precision == "bf16"
         self._on_gpu = self._device.type == "cuda"
         if self._on_gpu:
             self._up = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
             self._down = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
-            self._before: torch.cuda.Event | None = None
+            self._before: tuple[str, torch.cuda.Event] | None = None
 
     def __call__(self, batch: Batch, waited: Mapping[str, float]) -> Computed:
         """Compute a batch. On CPU several threads may do so at once; on a GPU this returns before it is done.
@@ -148,15 +172,12 @@ class Forward:
             The batch does not fit.
         """
         computed = Computed(batch, seconds=dict(waited))
-        mark = self._mark(computed)
+        self._mark(computed)
         try:
             with torch.inference_mode():
                 parts, images = self._preprocess(batch)
-                mark = self._mark(computed, "preprocess_s", mark)
-                found = self._encode(parts, images, computed) if parts else []
-                mark = self._mark(computed, "forward_s", mark)
-                computed.encoded = [Encoded(some, *self._bring_back(tokens, some)) for some, tokens in found]
-                self._mark(computed, "copy_s", mark)
+                self._mark(computed, "preprocess_s")
+                computed.encoded = self._encode(parts, images, computed) if parts else []
                 self._finish(computed)
         except torch.OutOfMemoryError as error:
             raise MemoryError(f"{self._encoder.spec.name}: batches of {self.size} tiles do not fit: {error}") from error
@@ -175,17 +196,21 @@ class Forward:
                 part.slide.fail(error)
         return parts, images
 
-    def _encode(
-        self, parts: list[Part], images: list[Tensor], computed: Computed
-    ) -> list[tuple[list[Part], dict[int, Tensor]]]:
+    def _encode(self, parts: list[Part], images: list[Tensor], computed: Computed) -> list[Encoded]:
         """Tokens of all parts together; where that fails, of each alone, so that only the guilty slide fails."""
+        encoded = Encoded(parts)
         try:
             joined = images[0].contiguous() if len(images) == 1 else torch.cat(images)
             missing = self.size - len(joined)
             if missing > 0:
                 joined = torch.cat([joined, joined[:1].expand(missing, *joined.shape[1:])])
-            with torch.autocast(self._device.type, torch.bfloat16, self._half):
-                tokens = self._encoder.encode(joined)
+            for symmetry, encoder in self._passes:
+                with torch.autocast(self._device.type, torch.bfloat16, self._half):
+                    tokens = encoder.encode(transform(joined, symmetry).contiguous())
+                self._mark(computed, "forward_s")
+                _check_blocks(tokens, encoder)
+                self._bring_back(tokens, symmetry, encoded)
+                self._mark(computed, "copy_s")
         except Exception as error:
             _raise_if_broken(error)
             if len(parts) == 1:
@@ -193,26 +218,20 @@ class Forward:
                 return []
             alone = zip(parts, images, strict=True)
             return [one for part, image in alone for one in self._encode([part], [image], computed)]
-        if set(tokens) != set(self._encoder.blocks):
-            raise SlideloomError(
-                f"blocks {sorted(tokens)}",
-                where=self._encoder.spec.name,
-                expected=f"{list(self._encoder.blocks)}, the encoder's own",
-                code="internal",
-            )
         computed.n_tiles += self.size - missing
         computed.n_padding += missing
-        return [(parts, tokens)]
+        return [encoded]
 
-    def _bring_back(self, tokens: dict[int, Tensor], parts: list[Part]) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
-        count = sum(len(part.pixels) for part in parts)
+    def _bring_back(self, tokens: dict[int, Tensor], symmetry: int, encoded: Encoded) -> None:
+        count = sum(len(part.pixels) for part in encoded.parts)
         half, largest = {}, {}
         for block, value in sorted(tokens.items()):
-            rows = value[:count]
+            which, rows = TokenArray(block, symmetry), value[:count]
             flat = rows.flatten(1)
-            largest[block] = torch.maximum(flat.amax(1), -flat.amin(1)).float()  # NaN survives both
-            half[block] = rows.to(torch.float16).contiguous()
-        return (half, largest) if not self._on_gpu else (self._download(half), self._download(largest))
+            largest[which] = torch.maximum(flat.amax(1), -flat.amin(1)).float()  # NaN survives both
+            half[which] = rows.to(torch.float16).contiguous()
+        encoded.tokens.update(self._download(half) if self._on_gpu else half)
+        encoded.largest.update(self._download(largest) if self._on_gpu else largest)
 
     # ---- on a GPU: copies on streams of their own, and marks in the stream that computes ---------------------------
 
@@ -226,27 +245,27 @@ class Forward:
         moved.record_stream(stream)
         return moved
 
-    def _download(self, values: dict[int, Tensor]) -> dict[int, Tensor]:
+    def _download(self, values: dict[TokenArray, Tensor]) -> dict[TokenArray, Tensor]:
         self._down.wait_stream(torch.cuda.current_stream(self._device))
         found = {}
         with torch.cuda.stream(self._down):
-            for block, value in values.items():
-                found[block] = torch.empty(value.shape, dtype=value.dtype, pin_memory=True)
-                found[block].copy_(value, non_blocking=True)
+            for which, value in values.items():
+                found[which] = torch.empty(value.shape, dtype=value.dtype, pin_memory=True)
+                found[which].copy_(value, non_blocking=True)
                 value.record_stream(self._down)
         return found
 
-    def _mark(self, computed: Computed, name: str = "", since: float = 0.0) -> float:
-        """Add the seconds since the last mark; on a GPU, put a mark into its work."""
+    def _mark(self, computed: Computed, name: str = "") -> None:
+        """Add the seconds since the last mark to a part; on a GPU, put a mark into its work."""
         if self._on_gpu:
             event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
             event.record(torch.cuda.current_stream(self._device))
-            computed.marks.append(event)
-            return 0.0
+            computed.marks.append((name, event))
+            return
         now = time.perf_counter()
         if name:
-            computed.seconds[name] = now - since
-        return now
+            computed.seconds[name] = computed.seconds.get(name, 0.0) + now - computed.since
+        computed.since = now
 
     def _finish(self, computed: Computed) -> None:
         if not self._on_gpu:
@@ -258,12 +277,30 @@ class Forward:
 
 
 def _raise_if_broken(error: Exception) -> None:
-    """A machine that is out of memory or out of order is nobody's fault."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError | torch.AcceleratorError):
+    """A machine that is out of memory or out of order is nobody's fault, and an encoder's mistake not a slide's."""
+    broken = isinstance(error, MemoryError | torch.OutOfMemoryError | torch.AcceleratorError)
+    if broken or (isinstance(error, SlideloomError) and error.code == "internal"):
         raise error
 
 
-def _check(part: Part, block: int, largest: Tensor) -> None:
+def _narrowed(encoder: Encoder, blocks: tuple[int, ...]) -> Encoder:
+    """The same encoder, which hands out some blocks only."""
+    narrow = copy.copy(encoder)
+    narrow.blocks = blocks
+    return narrow
+
+
+def _check_blocks(tokens: Mapping[int, Tensor], encoder: Encoder) -> None:
+    if set(tokens) != set(encoder.blocks):
+        raise SlideloomError(
+            f"blocks {sorted(tokens)}",
+            where=encoder.spec.name,
+            expected=f"{list(encoder.blocks)}, the encoder's own",
+            code="internal",
+        )
+
+
+def _check(part: Part, which: TokenArray, largest: Tensor) -> None:
     """Refuse what float16 cannot hold."""
     fits = largest <= _HALF_MAX  # NaN compares false
     if bool(fits.all()):
@@ -271,8 +308,8 @@ def _check(part: Part, block: int, largest: Tensor) -> None:
     spot = int(torch.nonzero(~fits)[0])
     patches, tile = part.slide.patches, part.first + spot
     raise SlideError(
-        f"block {block} gives {float(largest[spot]):g} in tile {tile} (row {patches.row[tile]}, column"
-        f" {patches.col[tile]})",
+        f"block {which.block} gives {float(largest[spot]):g} in tile {tile} (row {patches.row[tile]}, column"
+        f" {patches.col[tile]}){f', turned by symmetry {which.symmetry}' if which.symmetry else ''}",
         where=patches.slide_id,
         expected=f"finite numbers up to {_HALF_MAX:g}",
         hint="Look at the tile's pixels, and at the checkpoint",

@@ -20,6 +20,7 @@ from slideloom.encoders.embedding.account import Account
 from slideloom.encoders.embedding.batches import Batch, Part, SlideWork, read_batches
 from slideloom.encoders.embedding.forward import Computed, Forward
 from slideloom.encoders.embedding.handoff import Handoff, Stopped
+from slideloom.encoders.embedding.store import TokenArray
 from slideloom.encoders.embedding.token_writer import SlideWriter
 
 __all__ = ["Lane"]
@@ -149,7 +150,7 @@ class Lane:
             account.add(spent, len(part.pixels) / computed.n_tiles)
             account.seconds = account.total()
 
-    def _write_part(self, part: Part, rows: Mapping[int, NDArray[np.float16]] | None) -> None:
+    def _write_part(self, part: Part, rows: Mapping[TokenArray, NDArray[np.float16]] | None) -> None:
         slide = part.slide
         if slide in self._ended:
             return

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorstore as ts
@@ -13,11 +12,42 @@ from numpy.typing import NDArray
 
 from slideloom.artefacts.stage import SCHEMA_VERSION
 from slideloom.artefacts.zarrio import open_array, read_attributes
+from slideloom.encoders.dihedral import N_SYMMETRIES, steps
 from slideloom.errors import SlideloomError
 from slideloom.patches.statistics import ChannelStatistics
 from slideloom.patches.store import read_rows
 
-__all__ = ["EmbeddingStore"]
+__all__ = ["EmbeddingStore", "TokenArray", "token_arrays"]
+
+
+class TokenArray(NamedTuple):
+    """Which tokens an array of an embedding store holds.
+
+    Attributes
+    ----------
+    block : int
+        Block of the encoder, 1-based.
+    symmetry : int
+        How the tiles were flipped and turned before they were encoded; see :mod:`slideloom.encoders.dihedral`.
+    """
+
+    block: int
+    symmetry: int = 0
+
+    @property
+    def label(self) -> str:
+        """Short name, such as ``3`` or ``3_s1``."""
+        return f"{self.block}_s{self.symmetry}" if self.symmetry else f"{self.block}"
+
+    @property
+    def folder(self) -> str:
+        """Name of the array in its store."""
+        return f"block_{self.label}"
+
+
+def token_arrays(blocks: Sequence[int], symmetries: bool) -> tuple[TokenArray, ...]:
+    """Arrays of a store with these blocks, with or without those of flipped and turned tiles."""
+    return tuple(TokenArray(block, one) for block in blocks for one in range(N_SYMMETRIES if symmetries else 1))
 
 
 class EmbeddingStore:
@@ -50,6 +80,8 @@ class EmbeddingStore:
         What the pixels were normalised with; None for RGB encoders.
     weights : str
         ``sha256:<digits>``, ``random:<seed>`` or ``none``.
+    has_symmetries : bool
+        Whether it holds the tokens of the flipped and turned tiles, too.
     """
 
     def __init__(self, path: Path) -> None:
@@ -65,6 +97,7 @@ class EmbeddingStore:
                 code="artefact_schema",
             )
         self.attributes = about
+        self._opened: dict[TokenArray, ts.TensorStore] = {}
         self.slide_id: str = about["slide_id"]
         self.image: str = about["image"]
         self.n: int = about["n_tiles"]
@@ -76,14 +109,13 @@ class EmbeddingStore:
         self.dropped: tuple[str, ...] = tuple(about["dropped"])
         self.final_norm: bool = about["final_norm"]
         self.weights: str = about["weights"]
+        self.has_symmetries: bool = about.get("symmetries", False)
         kept = about["statistics"]
         self.statistics = None if kept is None else ChannelStatistics.from_dict(kept)
 
-    @cached_property
-    def _arrays(self) -> dict[int, ts.TensorStore]:
-        return {block: open_array(self.path / f"block_{block}") for block in self.blocks}
-
-    def tokens(self, block: int, indices: slice | Sequence[int] | NDArray[np.integer[Any]]) -> NDArray[np.float16]:
+    def tokens(
+        self, block: int, indices: slice | Sequence[int] | NDArray[np.integer[Any]], symmetry: int = 0
+    ) -> NDArray[np.float16]:
         """Tokens of one block for some tiles.
 
         Parameters
@@ -92,15 +124,37 @@ class EmbeddingStore:
             One of ``blocks``.
         indices : slice or sequence of int
             Tiles, in any order; a slice has NumPy's meaning.
+        symmetry : int
+            Tokens of the tiles after :func:`slideloom.encoders.dihedral.transform`, where they then lie; 0: as they
+            are.
 
         Returns
         -------
         (k, h, w, d) float16 array
             h = w = tile_px / patch_px, d = width.
+
+        Raises
+        ------
+        SlideloomError
+            ``encoder_blocks``: no such block. ``encoder_symmetries``: the store holds no flipped and turned tiles.
         """
         if block not in self.blocks:
             raise SlideloomError(
                 f"block {block}", where=str(self.path), expected=f"one of {list(self.blocks)}", code="encoder_blocks"
             )
-        data: NDArray[np.float16] = read_rows(self._arrays[block], indices)
+        steps(symmetry)
+        if symmetry and not self.has_symmetries:
+            raise SlideloomError(
+                "no tokens of flipped and turned tiles",
+                where=str(self.path),
+                expected="a store made with symmetries",
+                hint="Set 'symmetries: true' for this encoder ('encoders.<name>.symmetries'); what is stored is kept",
+                code="encoder_symmetries",
+            )
+        data: NDArray[np.float16] = read_rows(self._array(TokenArray(block, symmetry)), indices)
         return data
+
+    def _array(self, which: TokenArray) -> ts.TensorStore:
+        if which not in self._opened:
+            self._opened[which] = open_array(self.path / which.folder)
+        return self._opened[which]

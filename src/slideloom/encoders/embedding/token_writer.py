@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -16,8 +17,13 @@ from numpy.typing import NDArray
 from slideloom.artefacts.files import publish
 from slideloom.artefacts.zarrio import create_array, create_group, read_attributes
 from slideloom.encoders.base import EncoderSpec
+from slideloom.encoders.embedding.store import TokenArray, token_arrays
 
 __all__ = ["OlderStore", "SlideWriter", "find_older"]
+
+#: Shards of flipped and turned tiles, about. Every array that is written holds up to two shards in memory, and there
+#: are seven of these for each of the others.
+_TURNED_SHARD_BYTES = 16 << 20
 
 
 @dataclass(frozen=True)
@@ -30,20 +36,20 @@ class OlderStore:
         The store.
     attributes : dict
         What it records.
-    blocks : tuple of int
-        Blocks whose arrays are as good as new ones.
-    dropped : tuple of int
-        Its other blocks.
+    arrays : tuple of TokenArray
+        Arrays that are as good as new ones.
+    dropped : tuple of TokenArray
+        Its others.
     """
 
     path: Path
     attributes: dict[str, Any]
-    blocks: tuple[int, ...]
-    dropped: tuple[int, ...]
+    arrays: tuple[TokenArray, ...]
+    dropped: tuple[TokenArray, ...]
 
 
 def find_older(
-    place: Path, wanted: Sequence[int], spec: EncoderSpec, base_key: Mapping[str, str], precision: str
+    place: Path, wanted: Sequence[TokenArray], spec: EncoderSpec, base_key: Mapping[str, str], precision: str
 ) -> OlderStore | str:
     """Look for arrays that need not be computed.
 
@@ -51,19 +57,20 @@ def find_older(
     ----------
     place : Path
         Where the new store is to lie.
-    wanted : sequence of int
-        Its blocks.
+    wanted : sequence of TokenArray
+        Its arrays.
     spec : EncoderSpec
         Of the encoder; the last block's tokens are others when they are given after the final normalisation.
     base_key : mapping of str to str
-        Digest of everything but the blocks that the tokens depend on, by what it is; empty: nothing is taken over.
+        Digest of everything but the choice of arrays that the tokens depend on, by what it is; empty: nothing is taken
+        over.
     precision : str
         Arithmetic of the encoder.
 
     Returns
     -------
     OlderStore or str
-        A store with at least one of the blocks; or why there is none, empty when nothing lies there.
+        A store with at least one of the arrays; or why there is none, empty when nothing lies there.
     """
     try:
         return _compare(place, read_attributes(place), tuple(wanted), spec, base_key, precision)
@@ -76,7 +83,7 @@ def find_older(
 def _compare(
     place: Path,
     about: dict[str, Any],
-    wanted: tuple[int, ...],
+    wanted: tuple[TokenArray, ...],
     spec: EncoderSpec,
     base_key: Mapping[str, str],
     precision: str,
@@ -89,19 +96,14 @@ def _compare(
         return f"other {', '.join(changed)} than when the older store was made"
     if about["precision"] != precision:
         return f"the older store was made in {about['precision']}"
-    held = tuple(about["blocks"])
-    same = [
-        block for block in held if block in wanted and (block != spec.depth or about["final_norm"] == spec.final_norm)
-    ]
-    kept = tuple(block for block in same if about["files"][str(block)] == _files(_folder(place, block)))
+    held = token_arrays(about["blocks"], about.get("symmetries", False))
+    normed = about["final_norm"] == spec.final_norm
+    same = [one for one in held if one in wanted and (one.block != spec.depth or normed)]
+    kept = tuple(one for one in same if about["files"][one.label] == _files(place / one.folder))
     if not kept:
-        told = ", ".join(map(str, same or held))
+        told = ", ".join(dict.fromkeys(str(one.block) for one in same or held))
         return f"blocks {told} of the older store are not whole" if same else f"the older store has blocks {told} only"
-    return OlderStore(place, about, kept, tuple(block for block in held if block not in kept))
-
-
-def _folder(store: Path, block: int) -> Path:
-    return store / f"block_{block}"
+    return OlderStore(place, about, kept, tuple(one for one in held if one not in kept))
 
 
 def _files(folder: Path) -> list[int]:
@@ -136,38 +138,43 @@ class SlideWriter:
         The store; an older one is replaced when the new one is whole.
     shape : (int, int, int, int)
         Of every array: tiles, rows and columns of tokens, width.
-    blocks : sequence of int
-        Blocks that :meth:`add` is given.
+    arrays : sequence of TokenArray
+        Arrays that :meth:`add` is given.
     older : OlderStore, optional
-        Its blocks are taken over.
+        Its arrays are taken over.
     """
 
     def __init__(
-        self, place: Path, shape: tuple[int, int, int, int], blocks: Sequence[int], older: OlderStore | None = None
+        self,
+        place: Path,
+        shape: tuple[int, int, int, int],
+        arrays: Sequence[TokenArray],
+        older: OlderStore | None = None,
     ) -> None:
         self._publishing = publish(place)
         self._draft = self._publishing.__enter__()
-        self._arrays: dict[int, _ShardWriter] = {}
+        self._arrays: dict[TokenArray, _ShardWriter] = {}
         try:
             if older is not None:
-                for block in older.blocks:
-                    _link_tree(_folder(older.path, block), _folder(self._draft, block))
-            for block in blocks:
-                self._arrays[block] = _ShardWriter(_folder(self._draft, block), shape)
+                for one in older.arrays:
+                    _link_tree(older.path / one.folder, self._draft / one.folder)
+            for one in arrays:
+                self._arrays[one] = _ShardWriter(self._draft / one.folder, shape, one.symmetry != 0)
         except BaseException:
             self.abandon()
             raise
 
-    def add(self, rows: Mapping[int, NDArray[np.float16]]) -> None:
-        """The next tiles' tokens by block, (k, h, w, width) each; copied."""
-        for block, values in rows.items():
-            self._arrays[block].add(values)
+    def add(self, rows: Mapping[TokenArray, NDArray[np.float16]]) -> None:
+        """The next tiles' tokens by array, (k, h, w, width) each; copied."""
+        for one, values in rows.items():
+            self._arrays[one].add(values)
 
     def finish(self, attributes: Mapping[str, Any]) -> None:
         """Write what is left and the attributes, and put the store in its place."""
         for array in self._arrays.values():
             array.close()
-        files = {str(block): _files(_folder(self._draft, block)) for block in attributes["blocks"]}
+        held = token_arrays(attributes["blocks"], attributes["symmetries"])
+        files = {one.label: _files(self._draft / one.folder) for one in held}
         create_group(self._draft, {**attributes, "files": files})
         self._publishing.__exit__(None, None, None)
 
@@ -182,10 +189,13 @@ class SlideWriter:
 class _ShardWriter:
     """Gathers rows and writes whole shards, one in the background while the next one fills."""
 
-    def __init__(self, path: Path, shape: tuple[int, int, int, int]) -> None:
-        self._array = create_array(path, shape, np.float16, dimension_names=("tile", "y", "x", "feature"))
-        shard = self._array.chunk_layout.write_chunk.shape
-        self._rows = min(shape[0], int(shard[0] or 1)) if shard else shape[0]
+    def __init__(self, path: Path, shape: tuple[int, int, int, int], turned: bool) -> None:
+        rows = max(1, _TURNED_SHARD_BYTES // max(1, 2 * math.prod(shape[1:])))
+        shard = (min(max(1, shape[0]), rows), *shape[1:]) if turned else None
+        names = ("tile", "y", "x", "feature")
+        self._array = create_array(path, shape, np.float16, shard=shard, dimension_names=names)
+        written = self._array.chunk_layout.write_chunk.shape
+        self._rows = min(shape[0], int(written[0] or 1)) if written else shape[0]
         self._shape = shape[1:]
         self._buffer: NDArray[np.float16] | None = None
         self._filled = 0

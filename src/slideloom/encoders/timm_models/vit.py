@@ -51,9 +51,8 @@ class TimmViT(RGBEncoder):
     ``module`` is timm's ``VisionTransformer`` or ``Eva``, made with ``dynamic_img_size=True``.
     """
 
-    @torch.inference_mode()
-    def encode(self, images: Tensor) -> dict[int, Tensor]:
-        """Tokens of each block.
+    def tokens(self, images: Tensor) -> dict[int, Tensor]:
+        """Tokens of each block, in the caller's gradient mode.
 
         Parameters
         ----------

@@ -108,15 +108,52 @@ class VirTues:
         self.notes = notes
         self.dropped = dropped
         self.isolated = isolated
-        with torch.no_grad():
-            # Once a panel, and in full precision: what tells markers apart is small.
-            self._markers = net.encode_markers(embeddings)
+        self._embeddings = embeddings
+        self._made_of: tuple[int, int] | None = None
+        self._encode_markers()
+
+    @property
+    def module(self) -> VirTuesNet:
+        """The layers."""
+        return self.net
 
     def to(self, device: str) -> VirTues:
         """Move the weights."""
+        with torch.no_grad():
+            markers = self._panel()
+        frozen = self._made_of is not None
         self.net.to(device)
-        self._markers = self._markers.to(device)
+        self._embeddings = self._embeddings.to(device)
+        # Moved, not made anew: a device of another kind would round them differently.
+        self._markers, self._made_of = markers.to(device), self._version() if frozen else None
         return self
+
+    def _panel(self) -> Tensor:
+        """What is added to the tokens of each channel: made once of frozen weights, each time of those in training."""
+        layer = self.net.marker_encoder
+        if layer.weight.requires_grad or layer.bias.requires_grad:
+            # Fused optimisers change weights without a trace that could be looked for.
+            self._made_of = None
+            with torch.autocast(self._embeddings.device.type, enabled=False):
+                return self.net.encode_markers(self._embeddings)
+        if self._made_of != self._version():
+            self._encode_markers()
+        return self._markers
+
+    def _encode_markers(self) -> None:
+        # A tensor born in inference mode could never take part in training. And full precision: what tells markers
+        # apart is small.
+        with (
+            torch.inference_mode(False),
+            torch.no_grad(),
+            torch.autocast(self._embeddings.device.type, enabled=False),
+        ):
+            self._markers, self._made_of = self.net.encode_markers(self._embeddings), self._version()
+
+    def _version(self) -> tuple[int, int]:
+        """Another one whenever the weights that encode markers have changed in place; they were never replaced."""
+        layer = self.net.marker_encoder
+        return (0, 0) if layer.weight.is_inference() else (layer.weight._version, layer.bias._version)
 
     def preprocess(self, pixels: Tensor, statistics: ChannelStatistics | None) -> Tensor:
         """Clip, take the logarithm, standardise: see :func:`~slideloom.encoders.normalise.normalise`.
@@ -143,7 +180,11 @@ class VirTues:
 
     @torch.inference_mode()
     def encode(self, images: Tensor) -> dict[int, Tensor]:
-        """Blur, then patch summary tokens of each block.
+        """Tokens of each block, without gradients: see :meth:`tokens`."""
+        return self.tokens(images)
+
+    def tokens(self, images: Tensor) -> dict[int, Tensor]:
+        """Blur, then patch summary tokens of each block, in the caller's gradient mode.
 
         Parameters
         ----------
@@ -165,8 +206,9 @@ class VirTues:
         # Pieces of one size: the last bits of a product may follow from the number of rows.
         size = next(k for k in range(min(most, max(1, len(images))), 0, -1) if len(images) % k == 0)
         parts: dict[int, list[Tensor]] = {block: [] for block in self.blocks}
+        markers = self._panel()
         for batch in torch.split(blur(images.float()), size):
-            tokens = self.net(batch, self._markers, blocks=wanted, final=normed, isolated=self.isolated)
+            tokens = self.net(batch, markers, blocks=wanted, final=normed, isolated=self.isolated)
             found = tokens.after | ({self.spec.depth: tokens.final} if normed else {})
             for block, value in found.items():
                 parts[block].append(value)
