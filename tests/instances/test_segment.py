@@ -95,9 +95,11 @@ def test_empty_slide_gives_empty_artefacts(
 def test_maps_without_hv_and_classes(made: Any, slide_of: Callable[..., Any], tmp_path: Path) -> None:
     slide = slide_of(made, heads=("nucleus",))
     with pytest.raises(SlideloomError, match="threshold") as caught:
-        _segment(slide, ClassTable(), tmp_path / "out")
+        _segment(slide, ClassTable(), tmp_path / "out", method="hv_watershed")
     assert caught.value.code == "missing_head"
     n, labels, cells = _segment(slide, ClassTable(), tmp_path / "out", method="threshold")
+    again = _segment(slide, ClassTable(), tmp_path / "auto")
+    np.testing.assert_array_equal(again[1], labels, err_msg="auto takes the method that the maps allow")
     assert n == labels.max() == len(cells) > 0
     assert cells["class_name"].isna().all()
 

@@ -288,11 +288,6 @@ class StudyConfig(Strict):
     """A whole study."""
 
     study: Name = Field(description="The study's name; stands in every table.")
-    published: Literal["sp_he"] | None = Field(
-        None,
-        description="The published report whose figures stand beside those of experiments of the same names; sp_he: "
-        "nuclei from spatial proteomics and H&E (2025).",
-    )
     data_root: Path | None = Field(
         None, description="Folder that the sheet's paths start from; the sheet's own if left out."
     )
@@ -300,6 +295,11 @@ class StudyConfig(Strict):
     markers: Path | None = Field(None, description="Channel names to markers; needed when any slide has an sp image.")
     classes: Path | None = Field(None, description="Nuclear classes: id, name, colour; needed by the classes head.")
     results: Path = Field(Path("results"), description="Folder that everything is written to.")
+    published: Literal["sp_he"] | None = Field(
+        None,
+        description="The published report whose figures stand beside those of experiments of the same names; sp_he: "
+        "nuclei from spatial proteomics and H&E (2025).",
+    )
     tissue: TissueConfig = Field(TissueConfig(), description="Tissue masks.")
     grids: dict[Name, GridConfig] = Field(min_length=1, description="How images are cut.")
     encoders: dict[Name, EncoderConfig] = Field(min_length=1, description="Frozen encoders.")

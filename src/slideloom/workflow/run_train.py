@@ -83,7 +83,10 @@ def run_train(job: Job, build: BuildEncoder | None = None) -> None:
             groups=job.config.get("groups", {}),
             augmentation=AugmentationConfig(**config["augmentation"]),
             live=live,
-            processes=max(1, torch.cuda.device_count()),
+            # A device each, and enough patches each for batch normalisation.
+            processes=max(1, min(torch.cuda.device_count(), config["training"]["batch_size"] // 2)),
+            # A GPU outruns one reader; on a CPU, readers only take cores from the arithmetic.
+            read_threads=max(1, job.threads - 1) if torch.cuda.is_available() else 1,
         )
         try:
             return [train(asked)]
