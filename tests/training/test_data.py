@@ -87,8 +87,8 @@ def test_memory_and_disk_give_the_same_batches(cohort: dict[str, SlideData], hel
 
 def test_memory_taken_is_what_was_foretold(cohort: dict[str, SlideData]) -> None:
     slides = open_slides(list(cohort.values()), NEEDS, "training")
-    assert all(slide.hold() == slide.n * slide.patch_bytes for slide in slides)
-    assert data_of(cohort).hold(slides[0].n * slides[0].patch_bytes) == slides[0].n * slides[0].patch_bytes
+    assert all(slide.hold() == slide.n * slide.bytes_each() for slide in slides)
+    assert data_of(cohort).hold(slides[0].n * slides[0].bytes_each()) == slides[0].n * slides[0].bytes_each()
 
 
 def test_only_what_the_decoder_reads_is_read(cohort: dict[str, SlideData]) -> None:

@@ -188,11 +188,11 @@ def test_raw_patches_are_held_as_the_encoder_reads_them(cohort: dict[str, SlideD
     data = PatchData(open_slides([raw(cohort["a"])], NEEDS, "training"))
     slide = data.slides[0]
     before = data.hold(1 << 30)
-    assert before == slide.n * slide.patch_bytes
+    assert before == slide.n * slide.bytes_each()
     disk = Live.open([cohort["a"]], config, tmp_path)
     disk.front.fit(data.slides)
     assert slide.channels == [2, 0]
-    assert before - slide.n * slide.patch_bytes == slide.n * 32 * 32 * 2
+    assert before - slide.n * slide.bytes_each() == slide.n * 32 * 32 * 2
     held = Feed(data, disk.job, CPU, disk.front)
     assert all(same(a, b) for a, b in zip(every(disk.feed), every(held), strict=True))
 

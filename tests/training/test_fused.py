@@ -116,8 +116,8 @@ def test_memory_holds_what_the_disk_gives_and_takes_what_was_foretold(fused: dic
     disk, memory = (PatchData(open_slides(list(fused.values()), NEEDS, "training")) for _ in range(2))
     slide = memory.slides[0]
     alone = StoredSlide(dataclasses.replace(fused["a"], fused=()), NEEDS)
-    assert slide.patch_bytes - alone.patch_bytes == 4 * 4 * 2 * 2
-    assert memory.hold(1 << 30) == sum(one.n * one.patch_bytes for one in memory.slides)
+    assert slide.bytes_each() - alone.bytes_each() == 4 * 4 * 2 * 2
+    assert memory.hold(1 << 30) == sum(one.n * one.bytes_each() for one in memory.slides)
     for indices in [*batches_in_order(disk.n, 7), np.array([14, 0, 32, 11])]:
         one, two = disk.batch(indices), memory.batch(indices)
         assert all(torch.equal(a, b) for a, b in zip(one.tokens, two.tokens, strict=True))

@@ -251,6 +251,16 @@ def test_slides_that_do_not_fit_are_told_by_name(
     assert "1 of 2 training slides are left out: r (no channel shows DNA, CD3, CD20)" in caplog.text
 
 
+def test_a_slide_that_does_not_fit_leaves_the_training_to_the_others(
+    cohort: dict[str, SlideData], rgb: list[SlideData], tmp_path: Path
+) -> None:
+    both = live_job([raw(cohort["c"]), raw(rgb[0])], ENCODER, tmp_path / "both")
+    alone = live_job([raw(cohort["c"])], ENCODER, tmp_path / "alone")
+    first, second = train(both), train(alone)
+    assert read_meta(first).training["n_train_slides"] == 1
+    assert first.read_bytes() == second.read_bytes()
+
+
 def test_notes_of_slides_reach_the_record(cohort: dict[str, SlideData], tmp_path: Path) -> None:
     used = [cohort["a"], cohort["c"]]
     config = VIRTUES.model_copy(update={"model": "virtues/sp31", "off_resolution": True})

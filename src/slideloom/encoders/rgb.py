@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Self
 
 import torch
@@ -14,7 +15,7 @@ from slideloom.patches.statistics import ChannelStatistics
 __all__ = ["RGBEncoder"]
 
 
-class RGBEncoder:
+class RGBEncoder(ABC):
     """A frozen module that reads red, green and blue; subclasses say how it encodes.
 
     Parameters
@@ -87,6 +88,7 @@ class RGBEncoder:
         """Tokens of each block, without gradients: see :meth:`tokens`."""
         return self.tokens(images)
 
+    @abstractmethod
     def tokens(self, images: Tensor) -> dict[int, Tensor]:
         """Tokens of each block, in the caller's gradient mode.
 
@@ -100,4 +102,3 @@ class RGBEncoder:
         dict of int to Tensor
             By block, (n, rows, columns, width).
         """
-        raise NotImplementedError

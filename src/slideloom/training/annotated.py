@@ -157,11 +157,6 @@ class AnnotatedSlide(ABC):
         """Whether tokens of flipped and turned patches are stored."""
         return False
 
-    @property
-    def patch_bytes(self) -> int:
-        """Memory that one patch takes when held."""
-        return self.bytes_each()
-
     @abstractmethod
     def bytes_each(self, symmetries: bool = False) -> int:
         """Memory that one patch takes when held; with ``symmetries``, with the tokens of all its flips and turns."""

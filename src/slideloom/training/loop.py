@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -104,10 +104,16 @@ class _Training:
         terms_of(job.heads, job.loss)
         image = job.decoder.image_skip and job.decoder.kind == "cellvit"
         needs = Needs(job.heads, job.decoder.skips, image, job.n_classes)
-        data = PatchData(_opened(job, needs), training.seed if training.shuffle_targets else None)
-        val = PatchData(open_slides(job.val, needs, "validation"))
+        asked = {"training": job.train, "validation": job.val}
+        parts = {role: open_slides(slides, needs, role) for role, slides in asked.items()}
+        _require(parts["training"], job)
+        self.front = make_front(job, [*parts["training"], *parts["validation"]], self.device)
+        if self.front is not None:
+            parts = {role: self.front.fitting(slides, role) for role, slides in parts.items()}
+            _require(parts["training"], job)
+        data = PatchData(parts["training"], training.seed if training.shuffle_targets else None)
+        val = PatchData(parts["validation"])
         self.judge = Judge(job, val.n)
-        self.front = make_front(job, [*data.slides, *val.slides], self.device)
         mine = _with_own_draws(job, world.rank)
         self.feed, self.val_feed = (Feed(part, mine, self.device, self.front) for part in (data, val))
         held = data.hold(job.memory_bytes, symmetries=bool(job.augmentation.flips or job.augmentation.turns))
@@ -266,8 +272,8 @@ def _with_own_draws(job: TrainJob, rank: int) -> TrainJob:
     return dataclasses.replace(job, training=training)
 
 
-def _opened(job: TrainJob, needs: Needs) -> list[AnnotatedSlide]:
-    slides = open_slides(job.train, needs, "training")
+def _require(slides: Sequence[AnnotatedSlide], job: TrainJob) -> None:
+    """Refuse to train on nothing."""
     if not slides:
         raise SlideloomError(
             f"none of {len(job.train)} training slides can be trained on",
@@ -276,7 +282,6 @@ def _opened(job: TrainJob, needs: Needs) -> list[AnnotatedSlide]:
             hint="The log says what each slide lacks",
             code="no_training_slides",
         )
-    return slides
 
 
 def _statistics(network: nn.Module) -> list[Tensor]:

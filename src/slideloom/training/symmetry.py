@@ -36,7 +36,6 @@ __all__ = [
     "transform_batch",
     "transform_hv",
     "transform_targets",
-    "transform_tokens",
 ]
 
 #: (n,): the symmetry of each patch of a batch.
@@ -94,26 +93,6 @@ def transform_hv(hv: Tensor, symmetry: int) -> Tensor:
     x = -x if -1 in reverse else x
     y = -y if -2 in reverse else y
     return torch.stack((y, x) if swap else (x, y), -3)
-
-
-def transform_tokens(tokens: Tensor, symmetry: int) -> Tensor:
-    """Move tokens as their squares of pixels move; what they hold stays.
-
-    These are not the tokens of the flipped or turned tile: an encoder that knows directions gives others.
-
-    Parameters
-    ----------
-    tokens : (n, h, w, d) Tensor
-        Of a tile.
-    symmetry : int
-        0 to 7.
-
-    Returns
-    -------
-    (n, h, w, d) Tensor
-        The same object for 0.
-    """
-    return transform(tokens.movedim(-1, 1), symmetry).movedim(1, -1) if symmetry else tokens
 
 
 def transform_batch(values: Tensor, symmetries: Symmetries) -> Tensor:
