@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
 from slideloom.config.model import AugmentationConfig, DecoderConfig, Head
 from slideloom.decoders.cellvit import build_decoder
-from slideloom.training.appearance import change_appearance
+from slideloom.training.appearance import apply_appearance, draw_appearance, leave_out
 from slideloom.training.symmetry import draw_symmetries, transform_batch, transform_targets
 
 HEADS: tuple[Head, ...] = ("nucleus", "hv", "classes")
@@ -56,7 +56,11 @@ def augment(
     """As a training does it."""
     rng = np.random.default_rng(seed)
     symmetries = draw_symmetries(config, len(pixels), rng)
-    pixels = change_appearance(transform_batch(pixels, symmetries), config, rng, kind)
+    look = draw_appearance(config, kind, *pixels.shape[:2], rng)
+    pixels = apply_appearance(transform_batch(pixels, symmetries), look)
+    if look.left_out is not None:
+        # In a training these are the normalised pixels, which normalisation made float32.
+        pixels = leave_out(pixels.to(torch.float32), look)
     return pixels, transform_targets(targets, symmetries)
 
 

@@ -20,9 +20,9 @@ from slideloom.training.appearance import (
     STAINS,
     Appearance,
     apply_appearance,
-    change_appearance,
     draw_appearance,
     has_appearance,
+    leave_out,
 )
 
 EVERYTHING = AugmentationConfig(colour_jitter=1.0, stain_jitter=1.0, channel_dropout=0.5, intensity_scaling=0.5)
@@ -47,6 +47,11 @@ def stain(scale: Any = (1, 1, 1), shift: Any = (0, 0, 0), n: int = 1) -> Appeara
     return Appearance(stains=np.tile(np.array([scale, shift], float), (n, 1, 1)))
 
 
+def changed(pixels: Tensor, config: AugmentationConfig, generator: np.random.Generator, kind: Any) -> Tensor:
+    """Drawn and changed, as a training does it."""
+    return apply_appearance(pixels, draw_appearance(config, kind, len(pixels), pixels.shape[1], generator))
+
+
 def rng(seed: int = 0) -> np.random.Generator:
     return np.random.default_rng(seed)
 
@@ -69,7 +74,7 @@ def test_off_gives_the_very_same_tensor(kind: Any, config: dict[str, float]) -> 
     asked, generator = AugmentationConfig(**config), rng()
     pixels = rgb() if kind == "rgb" else counts()
     assert not has_appearance(asked, kind)
-    assert change_appearance(pixels, asked, generator, kind) is pixels
+    assert changed(pixels, asked, generator, kind) is pixels
     assert generator.random() == rng().random(), "nothing was drawn"
 
 
@@ -85,7 +90,7 @@ def test_each_kind_has_its_own_changes(config: dict[str, float]) -> None:
 def test_what_comes_in_stays_and_what_comes_out_is_raw_float32(kind: Any, dtype: torch.dtype) -> None:
     pixels = (rgb() if kind == "rgb" else counts(most=255)).to(dtype)
     before = pixels.clone()
-    got = change_appearance(pixels, EVERYTHING, rng(), kind)
+    got = changed(pixels, EVERYTHING, rng(), kind)
     assert (got.dtype, got.shape) == (torch.float32, pixels.shape)
     assert torch.equal(pixels, before)
     assert not torch.equal(got, pixels.float())
@@ -113,8 +118,8 @@ def test_a_patch_looks_the_same_whatever_is_beside_it(kind: Any) -> None:
     for rows in ([3], [5, 0], [1, 2, 4]):
         part = apply_appearance(pixels[rows], drawn.take(rows))
         torch.testing.assert_close(part, whole[rows], rtol=1e-6, atol=1e-4)
-    assert torch.equal(whole, change_appearance(pixels, config, rng(4), kind))
-    assert not torch.equal(whole, change_appearance(pixels, config, rng(5), kind))
+    assert torch.equal(whole, changed(pixels, config, rng(4), kind))
+    assert not torch.equal(whole, changed(pixels, config, rng(5), kind))
 
 
 def test_patches_that_were_not_drawn_keep_their_values() -> None:
@@ -156,7 +161,7 @@ def test_stain_and_colour_come_after_each_other() -> None:
 
 def test_colours_need_three_channels() -> None:
     with pytest.raises(ValueError, match="5 channels"):
-        change_appearance(counts(), EVERYTHING, rng(), "rgb")
+        changed(counts(), EVERYTHING, rng(), "rgb")
 
 
 # ---- colours ------------------------------------------------------------------------------------------------------
@@ -290,11 +295,17 @@ def test_more_stain_is_darker(which: int, part: str) -> None:
 # ---- markers ------------------------------------------------------------------------------------------------------
 
 
-def test_dropout_sets_whole_channels_to_zero_as_often_as_asked() -> None:
-    pixels = counts(3000, 6, 2)
-    got = change_appearance(pixels, AugmentationConfig(channel_dropout=0.3), rng(), "markers")
+def test_dropout_leaves_whole_channels_out_as_often_as_asked() -> None:
+    images = torch.randn(3000, 6, 2, 2, generator=torch.Generator().manual_seed(0))
+    before, config = images.clone(), AugmentationConfig(channel_dropout=0.3)
+    drawn = draw_appearance(config, "markers", 3000, 6, rng())
+    assert apply_appearance(images, drawn) is images, "counts stay as they are"
+    got = leave_out(images, drawn)
     gone = (got == 0).flatten(2).all(2)
-    assert torch.equal(got[~gone], pixels.float()[~gone])
+    assert drawn.left_out is not None
+    assert np.array_equal(gone.numpy(), drawn.left_out)
+    assert torch.equal(got[~gone], before[~gone])
+    assert torch.equal(images, before)
     # All six go in 0.3^6 of the patches, and one of them then stays.
     assert float(gone.float().mean()) == pytest.approx(0.3 - 0.3**6 / 6, abs=0.01)
     assert float(gone.float().mean(0).max() - gone.float().mean(0).min()) < 0.05
@@ -304,10 +315,16 @@ def test_dropout_sets_whole_channels_to_zero_as_often_as_asked() -> None:
 @settings(max_examples=60, deadline=None)
 def test_a_patch_keeps_a_channel(channels: int, dropout: float, seed: int) -> None:
     drawn = draw_appearance(AugmentationConfig(channel_dropout=dropout), "markers", 12, channels, rng(seed))
-    assert drawn.channels is not None
-    assert (drawn.channels == 1).any(1).all()
+    assert drawn.left_out is not None
+    assert (~drawn.left_out).any(1).all()
     if dropout == 1:
-        assert ((drawn.channels == 1).sum(1) == 1).all()
+        assert ((~drawn.left_out).sum(1) == 1).all()
+
+
+def test_without_dropout_the_very_same_images_go_on() -> None:
+    images = torch.ones(2, 3, 4, 4)
+    for drawn in (Appearance(), Appearance(left_out=np.zeros((2, 3), bool))):
+        assert leave_out(images, drawn) is images
 
 
 def test_scales_are_log_normal() -> None:
@@ -330,7 +347,7 @@ def test_dropping_does_not_disturb_scaling() -> None:
     one, two = (draw_appearance(config, "markers", 50, 4, rng(7)).channels for config in (scaled, both))
     assert one is not None
     assert two is not None
-    assert np.array_equal(two[two != 0], one[two != 0])
+    assert np.array_equal(two, one)
 
 
 @pytest.mark.gpu
@@ -338,7 +355,7 @@ def test_dropping_does_not_disturb_scaling() -> None:
 @pytest.mark.parametrize("kind", ["rgb", "markers"])
 def test_a_gpu_gives_the_same_look(kind: Any) -> None:
     pixels = rgb(6) if kind == "rgb" else counts(6)
-    ours = change_appearance(pixels, EVERYTHING, rng(), kind)
-    theirs = change_appearance(pixels.cuda(), EVERYTHING, rng(), kind)
+    ours = changed(pixels, EVERYTHING, rng(), kind)
+    theirs = changed(pixels.cuda(), EVERYTHING, rng(), kind)
     assert theirs.is_cuda
     torch.testing.assert_close(theirs.cpu(), ours, rtol=1e-5, atol=2e-3)

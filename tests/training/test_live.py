@@ -213,6 +213,23 @@ def test_what_no_decoder_reads_is_not_given(cohort: dict[str, SlideData], tmp_pa
     assert all(level is batch.tokens[0] for level in batch.tokens)
 
 
+def test_channels_that_are_left_out_tell_nothing(cohort: dict[str, SlideData], tmp_path: Path) -> None:
+    """They are 0 after normalisation, in what the encoder and the image skip get; the others are as they were."""
+    whole = Live.open([cohort["a"]], ENCODER, tmp_path)
+    some = Live.open([cohort["a"]], ENCODER, tmp_path, augmentation={"channel_dropout": 0.5})
+    rows = [np.arange(12)]
+    kept, left = (next(iter(live.feed.batches(rows, 0, training=True))) for live in (whole, some))
+    assert kept.image is not None
+    assert left.image is not None
+    gone = (left.image == 0).flatten(2).all(2)
+    assert 0 < int(gone.sum()) < gone.numel()
+    assert torch.equal(left.image[~gone], kept.image[~gone])
+    # The mean marker's tokens are its channels: those that are out are 0, all others what they were.
+    for ours, theirs in zip(left.tokens, kept.tokens, strict=True):
+        assert torch.equal(ours, torch.where(gone[:, :, None, None], 0.0, theirs))
+    assert next(iter(some.feed.batches(rows, 0, training=False))).tokens[3].eq(kept.tokens[3]).all()
+
+
 def test_what_cannot_be_trained_is_told(cohort: dict[str, SlideData], tmp_path: Path) -> None:
     with pytest.raises(SlideloomError, match="mean_marker has no weights") as caught:
         Live.open([cohort["a"]], ENCODER, tmp_path, training={"unfreeze_epoch": 0})

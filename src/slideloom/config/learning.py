@@ -121,7 +121,9 @@ class AugmentationConfig(Strict):
         0.0, description="Probability that haematoxylin, eosin and the residual are scaled and shifted (RGB)."
     )
     stain_sigma: Fraction = Field(0.1, description="Largest relative change of a stain's amount (stain_jitter).")
-    channel_dropout: Fraction = Field(0.0, description="Probability that a marker channel is set to zero counts.")
+    channel_dropout: Fraction = Field(
+        0.0, description="Probability that a marker channel is left out, 0 after normalisation."
+    )
     intensity_scaling: Fraction = Field(0.0, description="Probability that a marker channel's counts are scaled.")
     intensity_sigma: Weight = Field(0.2, description="Deviation of the logarithm of the scale (intensity_scaling).")
 

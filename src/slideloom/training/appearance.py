@@ -1,8 +1,10 @@
-"""Changes of how training patches look: in raw pixels, before they are normalised and encoded.
+"""Changes of how training patches look: in raw pixels, before they are normalised and encoded, and of what is encoded.
 
-Colours of H&E: stain jitter, then brightness, contrast, saturation and hue, always in this order. Markers: channels set
-to zero counts, and channels scaled. Every patch has parameters of its own, drawn on the CPU from a NumPy generator, so
-that they depend neither on the device nor on the patches beside it.
+Colours of H&E: stain jitter, then brightness, contrast, saturation and hue, always in this order. Markers: counts of
+channels scaled; and channels left out of what the encoder is given: after normalisation they are 0, as a channel is
+that has nothing to tell. (Zero *counts* would not be that: after the logarithm and standardisation they lie far below
+anything that a stained slide shows.) Every patch has parameters of its own, drawn on the CPU from a NumPy generator,
+so that they depend neither on the device nor on the patches beside it.
 
 Sources: colours as HSV and luma (ITU-R BT.601) have them; stain vectors of Ruifrok and Johnston, Quantitation of
 histochemical staining by color deconvolution, Analytical and Quantitative Cytology and Histology 23 (2001); stains
@@ -12,7 +14,7 @@ IEEE Transactions on Medical Imaging 37 (2018).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
 import numpy as np
@@ -22,7 +24,7 @@ from torch import Tensor
 
 from slideloom.config.model import AugmentationConfig
 
-__all__ = ["STAINS", "Appearance", "apply_appearance", "change_appearance", "draw_appearance", "has_appearance"]
+__all__ = ["STAINS", "Appearance", "apply_appearance", "draw_appearance", "has_appearance", "leave_out"]
 
 Kind = Literal["rgb", "markers"]
 Floats = NDArray[np.float64]
@@ -50,20 +52,21 @@ class Appearance:
     colours : (n, 4) float64 array, optional
         RGB: factors of brightness, contrast and saturation, 1 for none; shift of hue in turns, 0 for none.
     channels : (n, c) float64 array, optional
-        Markers: factors of the counts, 1 for none, 0 for a channel that is left out.
+        Markers: factors of the counts, 1 for none.
+    left_out : (n, c) bool array, optional
+        Markers: whether the encoder is not given a channel.
     """
 
     stains: Floats | None = None
     colours: Floats | None = None
     channels: Floats | None = None
+    left_out: NDArray[np.bool_] | None = None
 
     def take(self, rows: ArrayLike) -> Appearance:
         """Of some patches of the batch: indices or booleans."""
         chosen = np.asarray(rows)
-        stains, colours, channels = (
-            None if part is None else part[chosen] for part in (self.stains, self.colours, self.channels)
-        )
-        return Appearance(stains, colours, channels)
+        parts = {part.name: getattr(self, part.name) for part in fields(self)}
+        return Appearance(**{name: None if part is None else part[chosen] for name, part in parts.items()})
 
 
 def has_appearance(config: AugmentationConfig, kind: Kind) -> bool:
@@ -91,36 +94,6 @@ def _channels_change(config: AugmentationConfig) -> tuple[bool, bool]:
     return config.channel_dropout > 0, config.intensity_scaling > 0 and config.intensity_sigma > 0
 
 
-def change_appearance(pixels: Tensor, config: AugmentationConfig, rng: np.random.Generator, kind: Kind) -> Tensor:
-    """Change the look of a batch of patches.
-
-    Parameters
-    ----------
-    pixels : (n, c, h, w) Tensor
-        Raw: RGB from 0 to 255, or counts; of any dtype, on any device.
-    config : AugmentationConfig
-        Probabilities and ranges.
-    rng : Generator
-        Where the parameters come from. How many numbers are drawn depends on ``config``, n and c only.
-    kind : {"rgb", "markers"}
-        What the patches show.
-
-    Returns
-    -------
-    (n, c, h, w) float32 Tensor
-        Raw scale; RGB from 0 to 255. The very same tensor, whatever its dtype, where the config changes nothing.
-
-    Raises
-    ------
-    ValueError
-        RGB patches that have not three channels.
-    """
-    if not has_appearance(config, kind):
-        return pixels
-    n, channels = pixels.shape[:2]
-    return apply_appearance(pixels, draw_appearance(config, kind, n, channels, rng))
-
-
 def draw_appearance(
     config: AugmentationConfig, kind: Kind, n: int, channels: int, rng: np.random.Generator
 ) -> Appearance:
@@ -129,35 +102,33 @@ def draw_appearance(
     Parameters
     ----------
     config : AugmentationConfig
-        Factors are drawn evenly from 1 - range to 1 + range, shifts from -range to range; those of channels so that
-        their logarithm is normal with the deviation ``intensity_sigma``.
+        Probabilities and ranges. Factors are drawn evenly from 1 - range to 1 + range, shifts from -range to range;
+        those of channels so that their logarithm is normal with the deviation ``intensity_sigma``.
     kind : {"rgb", "markers"}
         What the patches show.
     n, channels : int
         Of the batch.
     rng : Generator
-        Where the parameters come from.
+        Where the parameters come from. How many numbers are drawn depends on the other arguments only.
 
     Returns
     -------
     Appearance
-        A patch never loses all its channels: where that is drawn, one of them, at random, stays.
+        Its parts are None where the config changes nothing. A patch never loses all its channels: where that is drawn,
+        one of them, at random, stays.
     """
     if kind == "rgb":
         stains = _draw_stains(config, n, rng) if _stains_change(config) else None
         return Appearance(stains, _draw_colours(config, n, rng) if _colours_change(config) else None)
-    drops, scales = _channels_change(config)
-    if not drops and not scales:
-        return Appearance()
-    factors = np.ones((n, channels))
+    leaves_out, scales = _channels_change(config)
+    factors = left_out = None
     if scales:
         chosen, logs = rng.random((n, channels)) < config.intensity_scaling, rng.standard_normal((n, channels))
-        factors[chosen] = np.exp(config.intensity_sigma * logs[chosen])
-    if drops:
-        dropped, stays = rng.random((n, channels)) < config.channel_dropout, rng.integers(channels, size=n)
-        dropped[np.arange(n), stays] &= ~dropped.all(1)
-        factors[dropped] = 0
-    return Appearance(channels=factors)
+        factors = np.where(chosen, np.exp(config.intensity_sigma * logs), 1.0)
+    if leaves_out:
+        left_out, stays = rng.random((n, channels)) < config.channel_dropout, rng.integers(channels, size=n)
+        left_out[np.arange(n), stays] &= ~left_out.all(1)
+    return Appearance(channels=factors, left_out=left_out)
 
 
 def _draw_stains(config: AugmentationConfig, n: int, rng: np.random.Generator) -> Floats:
@@ -173,19 +144,20 @@ def _draw_colours(config: AugmentationConfig, n: int, rng: np.random.Generator) 
 
 
 def apply_appearance(pixels: Tensor, appearance: Appearance) -> Tensor:
-    """Change patches as was drawn.
+    """Change the pixels of patches as was drawn.
 
     Parameters
     ----------
     pixels : (n, c, h, w) Tensor
-        As :func:`change_appearance` takes them; never changed itself.
+        Raw: RGB from 0 to 255, or counts; of any dtype, on any device. Never changed itself.
     appearance : Appearance
         Of n patches.
 
     Returns
     -------
     (n, c, h, w) float32 Tensor
-        Patches in which nothing changes keep their values. What changes, patch by patch:
+        Raw scale; RGB from 0 to 255. The very same tensor, whatever its dtype, where no pixels were to change; patches
+        in which nothing changes keep their values. What changes, patch by patch:
 
         *stains*: density is ``-ln((value + 1) / 256)``. Amounts of the three :data:`STAINS` are scaled, then shifted.
         The shift fades out towards white, by one minus the geometric mean of what the colours let through: glass is
@@ -193,7 +165,14 @@ def apply_appearance(pixels: Tensor, appearance: Appearance) -> Tensor:
         *brightness*: values are scaled. *Contrast*: distances from the patch's mean luma are scaled. *Saturation*:
         distances from the pixel's luma are scaled. *Hue*: turned in HSV. After each, values are cut to 0 to 255.
         *channels*: counts are scaled.
+
+    Raises
+    ------
+    ValueError
+        RGB patches that have not three channels.
     """
+    if appearance.stains is None and appearance.colours is None and appearance.channels is None:
+        return pixels
     values = pixels.to(torch.float32)
     if appearance.channels is not None:
         factors = torch.from_numpy(appearance.channels).to(values)[:, :, None, None]
@@ -209,6 +188,27 @@ def apply_appearance(pixels: Tensor, appearance: Appearance) -> Tensor:
             part = change(values.index_select(0, rows), drawn[chosen])
             values = values.index_copy(0, rows, part) if values is pixels else values.index_copy_(0, rows, part)
     return values
+
+
+def leave_out(images: Tensor, appearance: Appearance) -> Tensor:
+    """Take the channels that were drawn to be left out from what an encoder is given.
+
+    Parameters
+    ----------
+    images : (n, c, h, w) Tensor
+        Normalised patches: 0 tells nothing. Never changed itself.
+    appearance : Appearance
+        Of n patches.
+
+    Returns
+    -------
+    (n, c, h, w) Tensor
+        0 in those channels. The very same tensor where none was drawn.
+    """
+    if appearance.left_out is None or not appearance.left_out.any():
+        return images
+    gone = torch.from_numpy(appearance.left_out).to(images.device)
+    return images.masked_fill(gone[:, :, None, None], 0)
 
 
 def _stain(rgb: Tensor, stains: Floats) -> Tensor:

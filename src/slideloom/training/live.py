@@ -25,7 +25,7 @@ from slideloom.encoders.fit import check_fit, choose_channels, slide_panel, used
 from slideloom.errors import SlideError, SlideloomError
 from slideloom.patches.statistics import ChannelStatistics
 from slideloom.training.annotated import AnnotatedSlide, Geometry
-from slideloom.training.appearance import change_appearance
+from slideloom.training.appearance import Appearance, apply_appearance, draw_appearance, leave_out
 from slideloom.training.data import Batch
 from slideloom.training.job import LiveEncoder, TrainJob
 from slideloom.training.optimiser import autocast
@@ -194,16 +194,17 @@ class Front:
         """
         if batch.pixels is None or batch.owners is None:
             raise ValueError("a batch without raw pixels")
-        pixels, training = batch.pixels, augmentation is not None
+        pixels, training, kind = batch.pixels, augmentation is not None, self._encoder.spec.kind
+        look = Appearance()
         if augmentation is not None and rng is not None:
-            changed = change_appearance(pixels, augmentation, rng, self._encoder.spec.kind)
-            if changed is not pixels and self._encoder.spec.kind == "rgb":
-                # What an image file would hold, and all that RGB encoders take.
-                changed = changed.round_().clamp_(0, 255).to(torch.uint8)
-            pixels = changed
+            look = draw_appearance(augmentation, kind, len(pixels), pixels.shape[1], rng)
+        changed = apply_appearance(pixels, look)
+        if changed is not pixels and kind == "rgb":
+            # What an image file would hold, and all that RGB encoders take.
+            changed = changed.round_().clamp_(0, 255).to(torch.uint8)
         geometry = slides[0].geometry
         with torch.no_grad():
-            images = self._normalised(pixels, batch.owners, slides)
+            images = leave_out(self._normalised(changed, batch.owners, slides), look)
         with torch.set_grad_enabled(training and self._trains), autocast(self._precision, self._device):
             found = self._encoder.tokens(images)
         tokens = [found[block].permute(0, 3, 1, 2).float() for block in geometry.blocks]
