@@ -68,6 +68,7 @@ wildcard_constraints:
     split=r"[^/]+",
     experiment=r"[^/]+",
     fold=r"[^/]+",
+    band=r"\d+",
 
 
 def one_of(names):
@@ -144,6 +145,12 @@ def embeddings_job(wildcards):
     """Records of the stored tokens of the same slides; those that are encoded on the fly have none."""
     names = PLAN.stored_encoders(wildcards.experiment, "maps")
     return [record("embeddings", name, unit=wildcards.job) for name in names]
+
+
+def bands_job(wildcards):
+    """Records of the bands of the same slides, where slides are predicted in several."""
+    context = ("bands", wildcards.experiment, wildcards.fold)
+    return [record(*context, band, unit=wildcards.job) for band in PLAN.bands]
 
 
 def split_record(wildcards):

@@ -1,15 +1,37 @@
-"""Tiles to slide maps, maps to nuclei, nuclei to figures."""
+"""Tiles to slide maps, maps to nuclei, nuclei to figures and files for other programs."""
+
+PREDICTED_FROM = dict(
+    split=split_record,
+    model=record("train", "{experiment}", unit="{fold}"),
+    facts=record("facts"),
+    patches=experiment_patches_job,
+    embeddings=embeddings_job,
+    statistics=statistics_record,
+    weights=weight_files,
+)
+
+
+rule bands:
+    input:
+        **PREDICTED_FROM,
+    output:
+        record("bands", "{experiment}", "{fold}", "{band}"),
+    log:
+        log_of("bands", "{experiment}", "{fold}", "{band}"),
+    benchmark:
+        benchmark_of("bands", "{experiment}", "{fold}", "{band}")
+    conda:
+        ENV
+    params:
+        spec=spec_of("bands", "experiment", "fold", "band"),
+    script:
+        "../scripts/bands.py"
 
 
 rule maps:
     input:
-        split=split_record,
-        model=record("train", "{experiment}", unit="{fold}"),
-        facts=record("facts"),
-        patches=experiment_patches_job,
-        embeddings=embeddings_job,
-        statistics=statistics_record,
-        weights=weight_files,
+        **PREDICTED_FROM,
+        bands=bands_job,
     output:
         record("maps", "{experiment}", "{fold}"),
     log:
@@ -41,6 +63,24 @@ rule instances:
         spec=spec_of("instances", "experiment", "fold"),
     script:
         "../scripts/instances.py"
+
+
+rule exports:
+    input:
+        facts=record("facts"),
+        instances=record("instances", "{experiment}", "{fold}"),
+    output:
+        record("exports", "{experiment}", "{fold}"),
+    log:
+        log_of("exports", "{experiment}", "{fold}"),
+    benchmark:
+        benchmark_of("exports", "{experiment}", "{fold}")
+    conda:
+        ENV
+    params:
+        spec=spec_of("exports", "experiment", "fold"),
+    script:
+        "../scripts/exports.py"
 
 
 rule metrics:

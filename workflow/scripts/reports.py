@@ -14,17 +14,11 @@ rows = [SlideRow.from_dict(row) for row in job.config["rows"]]
 records = [Path(path) for path in snakemake.input]
 benchmarks = sorted((job.paths.root / "benchmarks").rglob("*.tsv"))
 
-
-def account_of(benchmark):
-    path = benchmark.with_suffix(".json")
-    spent = read_json(path) if path.is_file() else {}
-    return {"tiles": spent.get("n_tiles"), "gpu_seconds": spent.get("gpu_seconds")} if spent else {}
-
-
 accounts = {}
 for benchmark in benchmarks:
     rule, *context = benchmark.relative_to(job.paths.root / "benchmarks").parent.parts
-    accounts[rule, "/".join(context), benchmark.stem] = account_of(benchmark)
+    account = benchmark.with_suffix(".json")
+    accounts[rule, "/".join(context), benchmark.stem] = read_json(account) if account.is_file() else {}
 
 gather_reports(
     config.study,

@@ -60,6 +60,10 @@ class Paths:
         """Slide-wide predictions, one value a pixel."""
         return self.root / "maps" / experiment / fold / f"{slide}.zarr"
 
+    def maps_band(self, experiment: str, fold: str, slide: str, band: str) -> Path:
+        """Predictions of a band of rows, where slides are predicted in several."""
+        return self.root / "maps" / experiment / fold / f"{slide}.bands" / f"{band}.zarr"
+
     def labels(self, experiment: str, fold: str, slide: str) -> Path:
         """OME-Zarr 0.5 label image."""
         return self.root / "labels" / experiment / fold / f"{slide}.ome.zarr"
@@ -67,6 +71,10 @@ class Paths:
     def cells(self, experiment: str, fold: str, slide: str) -> Path:
         """GeoParquet, a row an instance."""
         return self.root / "cells" / experiment / fold / f"slide_id={slide}" / "cells.parquet"
+
+    def exports(self, experiment: str, fold: str) -> Path:
+        """Folder of the slides' files for other programs."""
+        return self.root / "exports" / experiment / fold
 
     def metrics(self, experiment: str, fold: str, slide: str) -> Path:
         """Folder of ``slide.parquet`` and ``classes.parquet``."""

@@ -28,6 +28,7 @@ __all__ = [
     "EncoderConfig",
     "EvaluationConfig",
     "ExperimentConfig",
+    "ExportsConfig",
     "GridConfig",
     "Head",
     "HeadLossConfig",
@@ -237,13 +238,28 @@ class ExperimentConfig(Strict):
 class InferenceConfig(Strict):
     """From tiles to slide maps."""
 
-    batch_size: Count = Field(16, description="Tiles a forward pass.")
+    batch_size: Count | Literal["auto"] = Field(
+        "auto",
+        description="Tiles a forward pass; auto: 16 on a CPU, as many as the memory of a GPU holds. Halved where memory "
+        "runs out.",
+    )
     precision: Literal["fp32", "bf16"] = Field("fp32", description="Arithmetic of the forward pass.")
+    compile: bool = Field(False, description="Compile the decoder with torch.compile; pays on a GPU and many slides.")
     source: Literal["stored", "live"] = Field(
         "stored", description="stored: patches and embeddings on disk; live: tiles cut and encoded on the fly."
     )
     overlap_px: Annotated[int, Field(ge=0)] = Field(
         0, description="Overlap of neighbouring tiles, pixels (source: live; stored tiles overlap by their grid)."
+    )
+    symmetries: Literal["none", "flips", "turns", "all"] = Field(
+        "none",
+        description="Predict every tile in several poses as well, and average: flips (4 poses: as it lies, mirrored "
+        "either way, both), turns (4 quarter turns), all (8). Stored tokens need encoders.<name>.symmetries.",
+    )
+    seam_check: bool = Field(
+        False,
+        description="Predict every slide once more with the tiles shifted by half a tile, and report the share of "
+        "nuclei that this changes (source: live).",
     )
     roles: list[Role] = Field(["val", "test", "infer"], min_length=1, description="Which slides are predicted.")
 
@@ -251,10 +267,12 @@ class InferenceConfig(Strict):
 class InstancesConfig(Strict):
     """From maps to nuclei. Areas and lengths are physical and scaled to each slide."""
 
-    method: Literal["auto", "hv_watershed", "threshold"] = Field(
+    method: Literal["auto", "hv_watershed", "boundary_watershed", "distance_watershed", "threshold"] = Field(
         "auto",
-        description="hv_watershed: HoVer-Net's, on fixed scales; threshold: connected components of the nucleus map; "
-        "auto: hv_watershed of experiments with the head hv, threshold of others.",
+        description="hv_watershed: HoVer-Net's, on fixed scales; boundary_watershed: parted along the boundary map; "
+        "distance_watershed: parted at the necks of the nucleus map; threshold: connected components of the nucleus "
+        "map; auto: hv_watershed of experiments with the head hv, boundary_watershed of others with the head "
+        "boundary, threshold of the rest.",
     )
     nucleus_threshold: Annotated[float, Field(gt=0, lt=1)] = Field(
         0.5, description="Nucleus probability of foreground."
@@ -265,8 +283,25 @@ class InstancesConfig(Strict):
     min_area_um2: Weight = Field(4.0, description="Smaller nuclei are dropped, µm².")
     min_marker_um2: Weight = Field(1.0, description="Smaller watershed markers are dropped, µm².")
     gradient_um: Positive = Field(5.0, description="Width of the HV gradient filter, µm.")
-    window_px: Annotated[int, Field(ge=64)] = Field(2048, description="Side of the windows a slide is worked in.")
-    halo_px: Annotated[int, Field(ge=0)] = Field(128, description="Context round a window, pixels.")
+    boundary_threshold: Annotated[float, Field(gt=0, lt=1)] = Field(
+        0.5, description="Boundary probability from which a pixel seeds no nucleus (boundary_watershed)."
+    )
+    seed_distance_um: Positive = Field(
+        2.0, description="Two nuclei of one component have middles at least this far apart, µm (distance_watershed)."
+    )
+    window_px: Annotated[int, Field(ge=64)] = Field(
+        2048, description="Side of the windows a slide is worked in; changes memory and speed, no pixel."
+    )
+
+
+class ExportsConfig(Strict):
+    """Files for other programs, made of the labels and the cell table. Level-0 pixels throughout."""
+
+    geojson: bool = Field(False, description="A detection a nucleus for QuPath: <slide>.geojson.zip.")
+    anndata: bool = Field(False, description="AnnData of nuclei × markers: <slide>.h5ad.")
+    spatialdata: bool = Field(
+        False, description="SpatialData store with labels, shapes and table linked: <slide>.spatialdata.zarr."
+    )
 
 
 class EvaluationConfig(Strict):
@@ -282,6 +317,9 @@ class JobsConfig(Strict):
     """How slides are gathered into jobs. Changes no result."""
 
     slides_per_job: Count = Field(16, description="Slides that one job works through, on average.")
+    bands: Count = Field(
+        1, description="Bands of rows that every slide is predicted in, each by a job of its own; for very large slides."
+    )
 
 
 class StudyConfig(Strict):
@@ -307,5 +345,6 @@ class StudyConfig(Strict):
     experiments: dict[Name, ExperimentConfig] = Field(min_length=1, description="What is compared.")
     inference: InferenceConfig = Field(InferenceConfig(), description="Tiles to maps.")
     instances: InstancesConfig = Field(InstancesConfig(), description="Maps to nuclei.")
+    exports: ExportsConfig = Field(ExportsConfig(), description="Nuclei to files for other programs.")
     evaluation: EvaluationConfig = Field(EvaluationConfig(), description="Nuclei to figures.")
     jobs: JobsConfig = Field(JobsConfig(), description="Slides to jobs.")

@@ -24,21 +24,21 @@ All filters run on whole numbers below 2**53, so they are exact, and the same wh
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from math import comb
-from typing import Any, Literal
+from typing import Any, ClassVar
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from slideloom.config.model import InstancesConfig
-from slideloom.instances.flooding import flood
-from slideloom.instances.parity import parity_watershed
-from slideloom.instances.threshold import Foreground, area_px, compact, components
+from slideloom.instances.method import Landscape, large_pieces
+from slideloom.instances.threshold import Foreground, area_px, enclosed
 
-__all__ = ["ENERGY", "HVWatershed", "hv_energy", "hv_watershed", "kernel_px"]
+__all__ = ["ENERGY", "HVWatershed", "hv_energy", "kernel_px", "relief"]
 
 #: Integer code of energy 1.
 ENERGY = 1 << 16
@@ -125,6 +125,7 @@ class HVWatershed:
     separates: int
     opening_px: int
     min_marker_px: int
+    reads: ClassVar[tuple[str, ...]] = ("hv",)
 
     @classmethod
     def from_config(cls, config: InstancesConfig, mpp_um: float) -> HVWatershed:
@@ -139,162 +140,76 @@ class HVWatershed:
         )
 
     @property
-    def context_px(self) -> int:
-        """How far beyond a component its split looks: the foreground beside it, and the gradient beside it."""
-        return max(self.front.context_px + 1, self.width_px // 2 + 2, self.opening_px)
+    def ridge_side_px(self) -> int:
+        """Energy peaks inside a marker are filled if they are neither wider nor higher: twice the filter."""
+        return 2 * self.width_px
 
-    def markers(self, inside: NDArray[np.bool_], energy: NDArray[np.int32]) -> NDArray[np.uint8]:
-        """Pixels that seed the flood.
+    @property
+    def context_px(self) -> int:
+        """How far beyond a pixel its level and its marker look: one step of the chain after another."""
+        energy = max(self.front.context_px, self.width_px // 2) + 1
+        return energy + self.ridge_side_px + 1 + 2 * (self.opening_px // 2) + self.min_marker_px
+
+    def landscape(self, mask: NDArray[np.uint8], maps: Mapping[str, NDArray[Any]]) -> Landscape:
+        """What is flooded, and from where.
 
         Parameters
         ----------
-        inside : (H, W) bool array
-            Whole 4-connected components.
+        mask : (H, W) uint8 array
+            The foreground, 0 or 1.
+        maps : mapping of str to array
+            ``hv`` (2, H, W) int8, 127 times the HV map, x then y.
+
+        Returns
+        -------
+        Landscape
+            Right where the arrays reach :attr:`context_px` further, or to the slide's border.
+        """
+        energy = hv_energy(maps["hv"], self.width_px)
+        seeds = large_pieces(self.markers(mask, energy), self.min_marker_px)
+        return Landscape(relief(energy, mask), seeds)
+
+    def markers(self, mask: NDArray[np.uint8], energy: NDArray[np.int32]) -> NDArray[np.uint8]:
+        """Pixels that may seed the flood.
+
+        Parameters
+        ----------
+        mask : (H, W) uint8 array
+            The foreground, 0 or 1.
         energy : (H, W) int32 array
             Of :func:`hv_energy`.
 
         Returns
         -------
         (H, W) uint8 array
-            0 or 1: low energy, energy peaks that it encloses filled, thin parts removed. Holes of a component are not
-            filled, so no component ever matters to another.
+            0 or 1: low energy, small energy peaks that it encloses filled, thin parts removed. Holes of a component
+            are not filled, so no component ever matters to another.
         """
-        inner = inside & (energy < self.separates)
-        ridges, stats = components((inside & ~inner).view(np.uint8))
-        if len(stats) > 1:
-            outside = np.pad((~inside).view(np.uint8), 1, constant_values=1)
-            rim = cv2.dilate(outside, _CROSS)[1:-1, 1:-1]
-            enclosed = np.ones(len(stats), bool)
-            enclosed[ridges[rim > 0]] = False
-            enclosed[0] = False
-            inner |= enclosed[ridges]
+        inner = mask & (energy < self.separates).view(np.uint8)
+        outside = np.pad(1 - mask, 1, constant_values=1)
+        rim = np.asarray(cv2.dilate(outside, _CROSS), dtype=np.uint8)[1:-1, 1:-1]
+        inner |= enclosed(mask - inner, None, self.ridge_side_px, rim).view(np.uint8)
         disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (self.opening_px, self.opening_px))
-        return np.asarray(cv2.morphologyEx(inner.view(np.uint8), cv2.MORPH_OPEN, disc), dtype=np.uint8)
-
-    def split(self, parts: NDArray[np.int32], mask: NDArray[np.uint8], hv: NDArray[np.int8]) -> NDArray[np.int32]:
-        """Split components into nuclei.
-
-        Parameters
-        ----------
-        parts : (H, W) int32 array
-            The components to split, 1 … n, each whole and, but for the slide's own border, at least
-            :attr:`context_px` away from the border of the array.
-        mask : (H, W) uint8 array
-            The foreground, with other components, too.
-        hv : (2, H, W) int8 array
-            127 times the HV map, x then y.
-
-        Returns
-        -------
-        (H, W) int32 array
-            Ids 1 … m; a component with at most one marker stays whole.
-        """
-        energy = hv_energy(hv, self.width_px)
-        inside = parts > 0
-        seeds, stats = components(self.markers(inside, energy))
-        seeds = compact(seeds, stats[:, 4] >= self.min_marker_px)
-        n_seeds, n_parts = int(seeds.max()), int(parts.max())
-        owner = np.zeros(n_seeds + 1, np.int32)
-        seeded = np.flatnonzero(seeds)
-        owner[seeds.reshape(-1)[seeded]] = parts.reshape(-1)[seeded]
-        count = np.bincount(owner[1:], minlength=n_parts + 1)
-        many = np.flatnonzero(count > 1)
-        # Components that stay whole are numbered after the seeds of those that do not.
-        whole = n_seeds + np.arange(n_parts + 1, dtype=np.int32)
-        whole[0] = whole[many] = 0
-        instances: NDArray[np.int32] = whole[parts]
-        boxes = _boxes(parts, many)
-        for part, box in zip(many.tolist(), boxes, strict=True):
-            flooded, here = self._flood(part, box, parts, mask, energy, seeds)
-            instances[box][here] = flooded[here]
-        return instances
-
-    def _flood(
-        self,
-        part: int,
-        box: tuple[slice, slice],
-        parts: NDArray[np.int32],
-        mask: NDArray[np.uint8],
-        energy: NDArray[np.int32],
-        seeds: NDArray[np.int32],
-    ) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
-        """Flood one component inside its bounding box, so that the flood's queue holds nothing else."""
-        here = parts[box] == part
-        return flood(relief(energy, mask, box), np.where(here, seeds[box], 0), here), here
+        return np.asarray(cv2.morphologyEx(inner, cv2.MORPH_OPEN, disc), dtype=np.uint8)
 
 
-def relief(energy: NDArray[np.int32], mask: NDArray[np.uint8], box: tuple[slice, slice]) -> NDArray[np.float32]:
-    """What is flooded inside a box: minus the calm of the foreground, smoothed over 3×3 pixels; whole numbers."""
-    rows, columns = box
-    top, left = max(rows.start - 1, 0), max(columns.start - 1, 0)
-    wide = (slice(top, rows.stop + 1), slice(left, columns.stop + 1))
-    calm = ((ENERGY - energy[wide]) * mask[wide]).astype(np.float32)
-    kernel = np.array([1.0, 2.0, 1.0], np.float32)
-    smooth = np.asarray(cv2.sepFilter2D(calm, cv2.CV_32F, kernel, kernel), dtype=np.float32)
-    height, width = rows.stop - rows.start, columns.stop - columns.start
-    return -smooth[rows.start - top :, columns.start - left :][:height, :width]
-
-
-def _boxes(labels: NDArray[np.int32], wanted: NDArray[np.intp]) -> list[tuple[slice, slice]]:
-    """Bounding boxes of some labels."""
-    if not wanted.size:
-        return []
-    lut = np.zeros(int(labels.max()) + 1, np.int32)
-    lut[wanted] = np.arange(1, len(wanted) + 1)
-    y, x = np.nonzero(labels)
-    number = lut[labels[y, x]]
-    y, x, number = y[number > 0], x[number > 0], number[number > 0] - 1
-    low = np.full((2, len(wanted)), np.iinfo(np.int64).max)
-    high = np.full((2, len(wanted)), -1)
-    for axis, position in enumerate((y, x)):
-        np.minimum.at(low[axis], number, position)
-        np.maximum.at(high[axis], number, position)
-    return [
-        (slice(top, bottom + 1), slice(left, right + 1))
-        for top, left, bottom, right in zip(*low.tolist(), *high.tolist(), strict=True)
-    ]
-
-
-def hv_watershed(
-    nucleus: NDArray[Any],
-    hv: NDArray[Any],
-    *,
-    config: InstancesConfig | None = None,
-    mpp_um: float = 0.25,
-    parity: bool = False,
-    magnification: Literal[20, 40] = 40,
-) -> NDArray[np.int32]:
-    """Instances of one map that fits in memory.
+def relief(energy: NDArray[np.int32], mask: NDArray[np.uint8]) -> NDArray[np.int32]:
+    """What is flooded: from the calm of the foreground, smoothed over 3×3 pixels, up to energy; whole numbers.
 
     Parameters
     ----------
-    nucleus : (H, W) array
-        uint8, 255 times the nucleus probability; or floating point, the probability itself.
-    hv : (2, H, W) array
-        int8, 127 times the HV map, x then y; or floating point, the HV map itself.
-    config : InstancesConfig, optional
-        Thresholds and physical sizes; the defaults when left out.
-    mpp_um : float
-        Pixel size, µm.
-    parity : bool
-        Compute exactly what CellViT computes (:func:`slideloom.instances.parity.parity_watershed`): extremes of the
-        map as scales, sizes in pixels, ids not contiguous. ``config`` and ``mpp_um`` then play no part.
-    magnification : {40, 20}
-        For ``parity``.
+    energy : (H, W) int32 array
+        Of :func:`hv_energy`.
+    mask : (H, W) uint8 array
+        The foreground, 0 or 1.
 
     Returns
     -------
     (H, W) int32 array
-        0 background.
+        1 … 16 · :data:`ENERGY` + 1.
     """
-    codes = nucleus if nucleus.dtype == np.uint8 else np.rint(np.clip(nucleus, 0, 1) * 255).astype(np.uint8)
-    if parity:
-        values = hv.astype(np.float32) / np.float32(_HV_SCALE if hv.dtype == np.int8 else 1)
-        return parity_watershed(codes >= 128, values, magnification=magnification).instances
-    slopes = hv if hv.dtype == np.int8 else np.rint(np.clip(hv, -1, 1) * _HV_SCALE).astype(np.int8)
-    settings = HVWatershed.from_config(config or InstancesConfig(), mpp_um)
-    mask = settings.front.mask(codes)
-    parts, stats = components(mask)
-    parts = compact(parts, stats[:, 4] >= settings.front.min_area_px)
-    instances = settings.split(parts, mask, slopes)
-    return compact(instances, np.bincount(instances.reshape(-1)) >= settings.front.min_area_px)
+    calm = ((ENERGY - energy) * mask).astype(np.float32)
+    kernel = np.array([1.0, 2.0, 1.0], np.float32)
+    smooth = np.asarray(cv2.sepFilter2D(calm, cv2.CV_32F, kernel, kernel), dtype=np.float32)
+    level: NDArray[np.int32] = (16 * ENERGY + 1 - smooth).astype(np.int32)
+    return level

@@ -1,55 +1,84 @@
-"""A slide's instances, worked through in windows and the same to the byte for any window.
+"""A slide's instances, worked through in windows and the same to the byte for any window, number of workers and order.
 
-No instance is ever cut, so none has to be mended:
+1. Window by window, in any order: the foreground, what is flooded and the seeds are computed with as much context as
+   they look at, so they are the slide's own; the window's forest is grown, and its atoms are written down.
+2. The forests are joined (:mod:`slideloom.instances.join`): which atoms make up an instance is decided by the whole
+   slide, exactly, however far an instance or a cluster of them reaches.
+3. Instances are renumbered in raster order of their first pixels. Labels are atoms looked up.
 
-1. The 4-connected components of the foreground are found window by window and joined across the seams (union-find).
-   Whether a pixel is foreground is decided by its surroundings alone, so the components are those of the whole slide.
-2. Each component is split into nuclei as a whole, inside its own bounding box. The split looks at the component and at
-   filters' surroundings, which are read with it. Windows only gather small components, so that one reading serves many.
-3. Instances are renumbered in raster order of their first pixels.
-
-A component longer than :data:`GIANT_PX` is split in blocks of a fixed grid instead
-(:mod:`slideloom.instances.giants`). So memory is bounded by the window or by :data:`GIANT_PX` squared, whichever is
-larger.
+No object is ever cut, so none is mended, and none is looked at twice. Memory: the windows in work, and some hundred
+bytes for each instance and each foreground pixel on a seam.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorstore as ts
 from numpy.typing import NDArray
 
-from slideloom.instances.giants import split_giants
-from slideloom.instances.hv_watershed import HVWatershed
-from slideloom.instances.scratch import Method, SlideMaps, paint, scratch_array
-from slideloom.instances.threshold import components
-from slideloom.instances.windows import Box, LabelTable, label_table, link, windows
+from slideloom.artefacts.zarrio import create_array
+from slideloom.instances.forest import Flooded, flood
+from slideloom.instances.join import Joined, WindowForest, join, window_forest
+from slideloom.instances.method import Landscape, Method
+from slideloom.instances.pool import in_order
+from slideloom.instances.windows import Box, LabelTable, WindowGrid
 
-__all__ = ["GIANT_PX", "Stitched", "stitch"]
+__all__ = ["SlideMaps", "Stitched", "find_instances", "stitch"]
 
-#: Components with a longer bounding box are split in blocks.
-GIANT_PX = 2048
+#: Larger windows are rounded up to whole multiples, so that working arrays have pieces of a sensible size.
+_PIECE_PX = 2048
+
+
+@dataclass(frozen=True)
+class SlideMaps:
+    """The maps that instances are made from.
+
+    Attributes
+    ----------
+    arrays : mapping of str to array
+        ``nucleus`` (H, W) uint8, 255 times the probability, and what the method reads, (…, H, W): NumPy arrays or open
+        Zarr arrays.
+    """
+
+    arrays: Mapping[str, Any]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width in grid pixels."""
+        height, width = self.arrays["nucleus"].shape
+        return int(height), int(width)
+
+    def read(self, name: str, box: Box) -> NDArray[Any]:
+        """One map of a box."""
+        return np.asarray(self.arrays[name][(..., *box.slices)])
 
 
 @dataclass(frozen=True)
 class Stitched:
-    """Instances of a slide, before their final numbers are written.
+    """Instances of a slide.
 
     Attributes
     ----------
-    draft : tensorstore.TensorStore
-        (H, W) uint32: provisional numbers.
+    grid : WindowGrid
+        The windows.
+    atoms : tensorstore.TensorStore
+        (H, W) int32: the atoms of each window.
+    offsets : (windows + 1,) int64 array
+        What is added to a window's own atoms.
     final : (m + 1,) uint32 array
-        Final id of each provisional number; 0 for what is dropped.
+        Final id of each atom; 0 for what is dropped.
     table : LabelTable
         Of the final ids.
     """
 
-    draft: ts.TensorStore
+    grid: WindowGrid
+    atoms: ts.TensorStore
+    offsets: NDArray[np.int64]
     final: NDArray[np.uint32]
     table: LabelTable
 
@@ -58,9 +87,27 @@ class Stitched:
         """Number of instances."""
         return len(self.table) - 1
 
+    def read(self, box: Box) -> NDArray[np.uint32]:
+        """Final labels of a box."""
+        labels = np.zeros((box.height, box.width), np.uint32)
+        for index in self.grid.meeting(box):
+            start, stop = self.offsets[index : index + 2].tolist()
+            if start == stop:
+                continue
+            both = self.grid.place(index).common(box)
+            own = np.concatenate([self.final[:1], self.final[start + 1 : stop + 1]])
+            labels[both.within(box)] = own[np.asarray(self.atoms[both.slices])]
+        return labels
+
 
 def stitch(
-    maps: SlideMaps, method: Method, scratch: Path, *, window_px: int, halo_px: int, giant_px: int = GIANT_PX
+    maps: SlideMaps,
+    method: Method,
+    scratch: Path,
+    *,
+    window_px: int = 2048,
+    workers: int = 1,
+    order: Iterable[int] | None = None,
 ) -> Stitched:
     """Find all instances of a slide.
 
@@ -68,93 +115,90 @@ def stitch(
     ----------
     maps : SlideMaps
         What to read.
-    method : HVWatershed or Threshold
+    method : Method
         How components become instances.
     scratch : Path
-        Empty folder for working arrays.
-    window_px, halo_px : int
-        Side of the windows, and how far a component may reach beyond its window and still be read together with others.
-        Neither changes the result.
-    giant_px : int
-        Components with a longer bounding box are split in blocks.
+        Folder for a working array, written here; :class:`Stitched` reads it.
+    window_px : int
+        Side of the windows.
+    workers : int
+        Windows in work at once.
+    order : iterable of int, optional
+        In which order windows are worked on; row by row when left out.
 
     Returns
     -------
     Stitched
-        Ids rise in raster order of first pixels.
+        Ids rise in raster order of first pixels. Neither ``window_px`` nor ``workers`` nor ``order`` changes them.
     """
-    shape = maps.shape
-    width = shape[1]
-    places = list(windows(Box(0, 0, *shape), window_px))
+    if window_px > _PIECE_PX:
+        window_px = -(-window_px // _PIECE_PX) * _PIECE_PX
+    grid = WindowGrid(Box(0, 0, *maps.shape), window_px)
+    piece = min(window_px, _PIECE_PX)
+    atoms = create_array(
+        scratch / "atoms", maps.shape, np.int32, chunk=(piece, piece), shard=(piece, piece), codec="labels"
+    )
 
-    def label(place: Box) -> NDArray[np.int32]:
-        outer = place.grown(method.front.context_px, shape)
-        return components(method.front.mask(maps.read_nucleus(outer))[place.within(outer)])[0]
+    def work(index: int) -> tuple[int, WindowForest]:
+        place = grid.place(index)
+        flooded, landscape = _flood_window(maps, method, grid, index)
+        if flooded.n:
+            atoms[place.slices].write(flooded.atoms).result()
+        return index, window_forest(flooded, landscape, place, maps.shape[1])
 
-    linked = link(places, label, width)
-    draft = scratch_array(scratch / "draft", shape)
-    tables: list[LabelTable] = []
-    base = 0
-    wide_enough = linked.table.area >= method.front.min_area_px
-    sides = np.maximum(linked.table.box[:, 2] - linked.table.box[:, 0], linked.table.box[:, 3] - linked.table.box[:, 1])
-    ordinary = np.flatnonzero(wide_enough & (sides <= giant_px))
-    for box, members in _batches(linked.table, ordinary, window_px, halo_px):
-        labels = _split(maps, method, box, linked.table.first[members])
-        count = int(labels.max(initial=0))
-        paint(draft, box, labels, base)
-        tables.append(label_table(labels, count, box, width))
-        base += count
-    giants = np.flatnonzero(wide_enough & (sides > giant_px))
-    if giants.size:
-        tables.append(split_giants(maps, method, giants, linked, places, label, scratch, draft, base))
-    return _number(draft, LabelTable.stack(tables), method.front.min_area_px)
+    found = dict(in_order(work, range(grid.n) if order is None else order, workers))
+    joined = join(grid, [found[index] for index in range(grid.n)])
+    final, table = _number(joined, method.front.min_area_px)
+    return Stitched(grid, atoms, joined.offsets, final, table)
 
 
-def _batches(
-    table: LabelTable, chosen: NDArray[np.intp], window_px: int, halo_px: int
-) -> Iterator[tuple[Box, NDArray[np.intp]]]:
-    """Components to be read together, and the box that holds them whole.
+def find_instances(maps: SlideMaps, method: Method) -> NDArray[np.int32]:
+    """Instances of one map that fits in memory, as :func:`stitch` finds them.
 
-    A component belongs to the window that holds the upper left corner of its bounding box.
+    Parameters
+    ----------
+    maps : SlideMaps
+        What to read.
+    method : Method
+        How components become instances.
+
+    Returns
+    -------
+    (H, W) int32 array
+        0 background; ids rise in raster order of first pixels.
     """
-    if not chosen.size:
-        return
-    top, left, bottom, right = table.box[chosen].T
-    row, column = top // window_px, left // window_px
-    order = np.lexsort((column, row))
-    cuts = np.flatnonzero(np.diff(row[order]) | np.diff(column[order])) + 1
-    for group in np.split(order, cuts):
-        y, x = int(row[group[0]]) * window_px, int(column[group[0]]) * window_px
-        fits = (bottom[group] <= y + window_px + halo_px) & (right[group] <= x + window_px + halo_px)
-        together = group[fits]
-        if together.size:
-            low, high = table.box[chosen[together], :2].min(axis=0), table.box[chosen[together], 2:].max(axis=0)
-            yield Box(int(low[0]), int(low[1]), int(high[0]), int(high[1])), chosen[together]
-        for alone in chosen[group[~fits]]:
-            yield table.box_of(int(alone)), np.array([alone])
+    grid = WindowGrid(Box(0, 0, *maps.shape), max(maps.shape))
+    flooded, landscape = _flood_window(maps, method, grid, 0)
+    joined = join(grid, [window_forest(flooded, landscape, grid.place(0), maps.shape[1])])
+    final, _ = _number(joined, method.front.min_area_px)
+    labels: NDArray[np.int32] = final.astype(np.int32)[flooded.atoms]
+    return labels
 
 
-def _split(maps: SlideMaps, method: Method, box: Box, first: NDArray[np.int64]) -> NDArray[np.int32]:
-    """Instances of the components whose first pixels are given, all of them inside the box."""
-    shape = maps.shape
-    outer = box.grown(method.context_px, shape)
-    mask = method.front.mask(maps.read_nucleus(outer))
-    found, stats = components(mask)
-    y, x = np.divmod(first, shape[1])
-    lut = np.zeros(len(stats), np.int32)
-    lut[found[y - outer.top, x - outer.left]] = np.arange(1, len(first) + 1)
-    parts = lut[found]
-    if isinstance(method, HVWatershed):
-        parts = method.split(parts, mask, maps.read_hv(outer))
-    inner: NDArray[np.int32] = parts[box.within(outer)]
-    return inner
+def _flood_window(
+    maps: SlideMaps, method: Method, grid: WindowGrid, index: int
+) -> tuple[Flooded, Landscape | None]:
+    """A window's forest, and what was flooded in it."""
+    place = grid.place(index)
+    outer = place.grown(method.context_px, maps.shape)
+    core = place.within(outer)
+    mask = method.front.mask(maps.read("nucleus", outer))
+    inside = np.ascontiguousarray(mask[core])
+    if not inside.any():
+        return flood(inside), None
+    whole = method.landscape(mask, {name: maps.read(name, outer) for name in method.reads})
+    if whole is None:
+        return flood(inside), None
+    landscape = Landscape(np.ascontiguousarray(whole.level[core]), np.ascontiguousarray(whole.seeds[core]))
+    return flood(inside, landscape.level, landscape.seeds, grid.seams(index)), landscape
 
 
-def _number(draft: ts.TensorStore, table: LabelTable, min_area_px: int) -> Stitched:
-    """Drop small instances and number the others in raster order of their first pixels."""
-    kept = np.flatnonzero(table.area >= min_area_px)
+def _number(joined: Joined, min_area_px: int) -> tuple[NDArray[np.uint32], LabelTable]:
+    """Drop small instances and number the others in raster order of their first pixels; by atom, and where they lie."""
+    table = joined.table
+    kept = np.flatnonzero(table.area >= max(min_area_px, 1))
     kept = kept[np.argsort(table.first[kept])]
     final = np.zeros(len(table), np.uint32)
     final[kept] = np.arange(1, len(kept) + 1)
     rows = np.concatenate([[0], kept])
-    return Stitched(draft, final, LabelTable(table.first[rows], table.area[rows], table.box[rows]))
+    return final[joined.instance], LabelTable(table.first[rows], table.area[rows], table.box[rows])

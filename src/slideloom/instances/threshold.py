@@ -1,14 +1,15 @@
 """Foreground of a nucleus map, and instances as its connected components.
 
-Everything here is local: whether a pixel is foreground depends on pixels at most ``hole_px`` away, so a window that is
-read with that much context gives the same foreground as the whole slide.
+Everything here is local: whether a pixel is foreground depends on pixels at most ``Foreground.context_px`` away, so a
+window that is read with that much context gives the same foreground as the whole slide.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import cv2
 import numpy as np
@@ -16,10 +17,7 @@ from numpy.typing import NDArray
 
 from slideloom.config.model import InstancesConfig
 
-__all__ = ["Foreground", "Threshold", "area_px", "compact", "components", "foreground", "threshold_instances"]
-
-#: Holes larger than this are never filled: it bounds the context that a window needs.
-_MAX_HOLE_PX = 256
+__all__ = ["Foreground", "Threshold", "area_px", "components", "enclosed", "foreground"]
 
 
 def area_px(area_um2: float, mpp_um: float) -> int:
@@ -35,30 +33,37 @@ class Foreground:
     ----------
     level : int
         Lowest foreground value of the uint8 nucleus map.
-    hole_px : int
-        Holes of fewer pixels are filled.
     min_area_px : int
         Instances of fewer pixels are dropped.
+    hole_px : int
+        Holes of fewer pixels are filled.
+    hole_side_px : int
+        Unless they are wider or higher than this: it bounds the context that a window needs.
     """
 
     level: int
-    hole_px: int
     min_area_px: int
+    hole_px: int
+    hole_side_px: int
 
     @classmethod
     def from_config(cls, config: InstancesConfig, mpp_um: float) -> Foreground:
-        """Scale the config's physical sizes to a slide's pixels. Holes are bounded by ``min_area_um2`` and 256 px."""
+        """Scale the config's physical sizes to a slide's pixels.
+
+        Holes smaller than ``min_area_um2`` are filled, if a square of four times that area holds them.
+        """
         smallest = area_px(config.min_area_um2, mpp_um)
-        return cls(math.ceil(255 * config.nucleus_threshold - 1e-9), min(smallest, _MAX_HOLE_PX), smallest)
+        level = math.ceil(255 * config.nucleus_threshold - 1e-9)
+        return cls(level, smallest, smallest, 2 * math.isqrt(smallest) + 1)
 
     @property
     def context_px(self) -> int:
         """How far the foreground of a pixel looks."""
-        return self.hole_px
+        return self.hole_side_px + 1
 
     def mask(self, nucleus: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Foreground of a map; see :func:`foreground`."""
-        return foreground(nucleus, self.level, self.hole_px)
+        return foreground(nucleus, self.level, self.hole_px, self.hole_side_px)
 
 
 @dataclass(frozen=True)
@@ -74,6 +79,7 @@ class Threshold:
     """
 
     front: Foreground
+    reads: ClassVar[tuple[str, ...]] = ()
 
     @classmethod
     def from_config(cls, config: InstancesConfig, mpp_um: float) -> Threshold:
@@ -82,8 +88,12 @@ class Threshold:
 
     @property
     def context_px(self) -> int:
-        """How far beyond a component its making looks."""
-        return self.front.context_px + 1
+        """How far the foreground looks."""
+        return self.front.context_px
+
+    def landscape(self, mask: NDArray[np.uint8], maps: Mapping[str, NDArray[Any]]) -> None:
+        """Nothing parts a component."""
+        return
 
 
 def components(mask: NDArray[np.uint8]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
@@ -105,7 +115,44 @@ def components(mask: NDArray[np.uint8]) -> tuple[NDArray[np.int32], NDArray[np.i
     return np.asarray(labels, dtype=np.int32), np.asarray(stats, dtype=np.int32)
 
 
-def foreground(nucleus: NDArray[np.uint8], level: int, hole_px: int) -> NDArray[np.uint8]:
+def enclosed(
+    pieces: NDArray[np.uint8], least_px: int | None, side_px: int, forbidden: NDArray[np.uint8] | None = None
+) -> NDArray[np.bool_]:
+    """Small pieces that something encloses.
+
+    Parameters
+    ----------
+    pieces : (H, W) uint8 array
+        0 or 1; its 4-connected pieces are judged.
+    least_px : int, optional
+        Pieces of as many pixels or more are not small.
+    side_px : int
+        Nor are those that are wider or higher.
+    forbidden : (H, W) uint8 array, optional
+        A piece with a pixel where this is not 0 is not enclosed.
+
+    Returns
+    -------
+    (H, W) bool array
+        Where they lie. A piece that touches the border of the array is not enclosed: a bay that runs out of the slide
+        is no hole. A pixel's answer depends on pixels at most ``side_px + 1`` away.
+    """
+    labels, stats = components(pieces)
+    height, width = pieces.shape
+    x, y, wide, high, area = stats.T
+    fill = (x > 0) & (y > 0) & (x + wide < width) & (y + high < height) & (wide <= side_px) & (high <= side_px)
+    if least_px is not None:
+        fill &= area < least_px
+    if forbidden is not None and len(stats) > 1:
+        fill[labels[forbidden > 0]] = False
+    fill[0] = False
+    if not fill.any():
+        return np.zeros(pieces.shape, bool)
+    found: NDArray[np.bool_] = fill[labels]
+    return found
+
+
+def foreground(nucleus: NDArray[np.uint8], level: int, hole_px: int, hole_side_px: int) -> NDArray[np.uint8]:
     """Threshold a nucleus map and fill its small holes.
 
     Parameters
@@ -114,9 +161,9 @@ def foreground(nucleus: NDArray[np.uint8], level: int, hole_px: int) -> NDArray[
         255 times the probability.
     level : int
         Lowest foreground value.
-    hole_px : int
-        4-connected background pieces of fewer pixels are filled, unless they touch the border of the array: a bay that
-        runs out of the slide is no hole.
+    hole_px, hole_side_px : int
+        4-connected background pieces of fewer than ``hole_px`` pixels that are neither wider nor higher than
+        ``hole_side_px`` are filled, unless they touch the border of the array.
 
     Returns
     -------
@@ -126,39 +173,4 @@ def foreground(nucleus: NDArray[np.uint8], level: int, hole_px: int) -> NDArray[
     mask = (nucleus >= level).view(np.uint8)
     if hole_px <= 1 or not mask.any():
         return mask
-    labels, stats = components(1 - mask)
-    height, width = mask.shape
-    x, y, wide, high, area = stats.T
-    fill = (area < hole_px) & (x > 0) & (y > 0) & (x + wide < width) & (y + high < height)
-    fill[0] = False
-    if fill.any():
-        mask = mask | fill[labels].view(np.uint8)
-    return mask
-
-
-def threshold_instances(nucleus: NDArray[np.uint8], settings: Foreground) -> NDArray[np.int32]:
-    """Instances as 4-connected components of the foreground, for one map as a whole.
-
-    Parameters
-    ----------
-    nucleus : (H, W) uint8 array
-        255 times the probability.
-    settings : Foreground
-        Threshold and sizes.
-
-    Returns
-    -------
-    (H, W) int32 array
-        0 background; ids 1 … n, small components dropped.
-    """
-    labels, stats = components(settings.mask(nucleus))
-    return compact(labels, stats[:, 4] >= settings.min_area_px)
-
-
-def compact(labels: NDArray[np.int32], keep: NDArray[np.bool_] | NDArray[Any]) -> NDArray[np.int32]:
-    """Renumber the labels to keep 1 … n, in their order; the others become 0."""
-    kept = np.asarray(keep, bool).copy()
-    kept[0] = False
-    lut = np.where(kept, np.cumsum(kept), 0).astype(np.int32)
-    renumbered: NDArray[np.int32] = lut[labels]
-    return renumbered
+    return mask | enclosed(1 - mask, hole_px, hole_side_px).view(np.uint8)

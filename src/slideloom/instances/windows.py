@@ -1,17 +1,15 @@
-"""Windows over a slide, and connected components found window by window and joined across the seams."""
+"""Windows over a slide, and where labels lie on it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
-__all__ = ["Box", "LabelTable", "LinkedLabels", "label_table", "link", "windows"]
+__all__ = ["Box", "LabelTable", "WindowGrid", "label_table", "windows"]
 
 
 @dataclass(frozen=True)
@@ -55,12 +53,78 @@ class Box:
             slice(self.left - outer.left, self.right - outer.left),
         )
 
+    def common(self, other: Box) -> Box:
+        """What both boxes cover."""
+        return Box(
+            max(self.top, other.top),
+            max(self.left, other.left),
+            min(self.bottom, other.bottom),
+            min(self.right, other.right),
+        )
+
+
+@dataclass(frozen=True)
+class WindowGrid:
+    """A frame cut into windows, numbered row by row; those at the right and lower border may be smaller.
+
+    Attributes
+    ----------
+    frame : Box
+        What is cut.
+    side_px : int
+        Side of the windows.
+    """
+
+    frame: Box
+    side_px: int
+
+    @property
+    def n_rows(self) -> int:
+        """Rows of windows."""
+        return -(-self.frame.height // self.side_px)
+
+    @property
+    def n_cols(self) -> int:
+        """Windows in a row."""
+        return -(-self.frame.width // self.side_px)
+
+    @property
+    def n(self) -> int:
+        """Number of windows."""
+        return self.n_rows * self.n_cols
+
+    def place(self, index: int) -> Box:
+        """Where a window lies."""
+        row, col = divmod(index, self.n_cols)
+        top, left = self.frame.top + row * self.side_px, self.frame.left + col * self.side_px
+        return Box(top, left, min(top + self.side_px, self.frame.bottom), min(left + self.side_px, self.frame.right))
+
+    def right_of(self, index: int) -> int | None:
+        """The window to the right."""
+        return index + 1 if (index + 1) % self.n_cols else None
+
+    def below(self, index: int) -> int | None:
+        """The window below."""
+        return index + self.n_cols if index + self.n_cols < self.n else None
+
+    def seams(self, index: int) -> tuple[bool, bool, bool, bool]:
+        """Whether there are windows above, to the left, below, and to the right."""
+        row, col = divmod(index, self.n_cols)
+        return row > 0, col > 0, row < self.n_rows - 1, col < self.n_cols - 1
+
+    def meeting(self, box: Box) -> Iterator[int]:
+        """The windows that hold pixels of a box inside the frame."""
+        rows = range((box.top - self.frame.top) // self.side_px, (box.bottom - 1 - self.frame.top) // self.side_px + 1)
+        left, right = box.left - self.frame.left, box.right - 1 - self.frame.left
+        for row in rows:
+            for col in range(left // self.side_px, right // self.side_px + 1):
+                yield row * self.n_cols + col
+
 
 def windows(frame: Box, side_px: int) -> Iterator[Box]:
     """Cut a frame into windows, row by row; those at the right and lower border may be smaller."""
-    for top in range(frame.top, frame.bottom, side_px):
-        for left in range(frame.left, frame.right, side_px):
-            yield Box(top, left, min(top + side_px, frame.bottom), min(left + side_px, frame.right))
+    grid = WindowGrid(frame, side_px)
+    return map(grid.place, range(grid.n))
 
 
 @dataclass(frozen=True)
@@ -153,92 +217,3 @@ def label_table(labels: NDArray[np.int32], count: int, place: Box, slide_width_p
     np.maximum.at(table.box[:, 2], label, y + 1)
     np.maximum.at(table.box[:, 3], label, x_end)
     return table
-
-
-@dataclass(frozen=True)
-class LinkedLabels:
-    """Components of a frame that was labelled window by window.
-
-    Attributes
-    ----------
-    table : LabelTable
-        Of the components, 1 … n.
-    offsets : tuple of int
-        What is added to a window's own labels, in the windows' order.
-    component : (m + 1,) int64 array
-        Component of each shifted label.
-    """
-
-    table: LabelTable
-    offsets: tuple[int, ...]
-    component: NDArray[np.int64]
-
-    def relabel(self, index: int, labels: NDArray[np.int32]) -> NDArray[np.int64]:
-        """Components of window ``index`` from its own labels, as the labelling function gives them again."""
-        where = labels > 0
-        result = np.zeros(labels.shape, np.int64)
-        result[where] = self.component[labels[where].astype(np.int64) + self.offsets[index]]
-        return result
-
-
-def link(places: Sequence[Box], label: Callable[[Box], NDArray[np.int32]], slide_width_px: int) -> LinkedLabels:
-    """Find the 4-connected components of a frame that never lies in memory as a whole.
-
-    Parameters
-    ----------
-    places : sequence of Box
-        Of :func:`windows`, in its order.
-    label : callable
-        Labels of a window, 0 background, 1 … n, 4-connected components of the window alone; the same at every call.
-    slide_width_px : int
-        Width of the slide.
-
-    Returns
-    -------
-    LinkedLabels
-        Memory: a line of pixels and a column of a window, and a few numbers a component.
-    """
-    total = 0
-    offsets: list[int] = []
-    tables: list[LabelTable] = []
-    pairs: list[NDArray[np.int64]] = []
-    left_edge: NDArray[np.int64] | None = None
-    left_place: Box | None = None
-    origin = places[0].left if places else 0
-    upper = np.zeros(max((place.right for place in places), default=0) - origin, np.int64)
-    for place in places:
-        labels = label(place)
-        count = int(labels.max(initial=0))
-        offsets.append(total)
-        tables.append(label_table(labels, count, place, slide_width_px))
-        if left_place is not None and left_place.top == place.top and left_edge is not None:
-            pairs.append(_touching(left_edge, _shift(labels[:, 0], total)))
-        above = upper[place.left - origin : place.right - origin]
-        if place.top > places[0].top:
-            pairs.append(_touching(above, _shift(labels[0], total)))
-        # The line above is replaced only where this window has been compared with it.
-        above[:] = _shift(labels[-1], total)
-        left_edge, left_place = _shift(labels[:, -1], total), place
-        total += count
-    component = _unite(pairs, total)
-    joined = LabelTable.empty(int(component.max(initial=0)))
-    joined.add(component, LabelTable.stack(tables))
-    return LinkedLabels(joined, tuple(offsets), component)
-
-
-def _shift(labels: NDArray[np.int32], offset: int) -> NDArray[np.int64]:
-    return np.where(labels > 0, labels.astype(np.int64) + offset, 0)
-
-
-def _touching(one: NDArray[np.int64], other: NDArray[np.int64]) -> NDArray[np.int64]:
-    both = np.stack([one, other], axis=1)[(one > 0) & (other > 0)]
-    return np.unique(both, axis=0) if len(both) else both
-
-
-def _unite(pairs: list[NDArray[np.int64]], total: int) -> NDArray[np.int64]:
-    """Component 1 … n of every label 1 … total; 0 stays 0."""
-    edges = np.concatenate([np.zeros((0, 2), np.int64), *pairs])
-    graph = coo_array((np.ones(len(edges), np.int8), (edges[:, 0], edges[:, 1])), shape=(total + 1, total + 1))
-    component: NDArray[np.int64] = connected_components(graph, directed=False)[1].astype(np.int64)
-    # Label 0 has no edge and is node 0, so it is component 0.
-    return component

@@ -262,6 +262,16 @@ def _note_encoders(recorded: dict[str, dict[str, list[str]]], experiment: str, a
             own[experiment] = list(dict.fromkeys([*own.get(experiment, []), *map(str, texts)]))
 
 
+#: Columns of the costs by what a job's account calls them.
+_STALLS = {
+    "wait_read_s": "read_s",
+    "copy_s": "copy_s",
+    "compute_s": "forward_s",
+    "blend_s": "blend_s",
+    "wait_write_s": "write_s",
+}
+
+
 def gather_costs(
     benchmarks: Iterable[Path], results: Path, accounts: Mapping[tuple[str, str, str], Mapping[str, float]]
 ) -> list[dict[str, Any]]:
@@ -278,7 +288,7 @@ def gather_costs(
         last = measured[-1]  # a job that was tried again is told by its last attempt
         seconds = _number(last.get("s")) or 0.0
         account = accounts.get((rule, context, unit), {})
-        tiles = account.get("tiles")
+        tiles = account.get("n_tiles")
         lines.append(
             {
                 "rule": rule,
@@ -290,6 +300,7 @@ def gather_costs(
                 "max_rss_mb": _number(last.get("max_rss")),
                 "mean_load": _number(last.get("mean_load")),
                 "gpu_seconds": account.get("gpu_seconds"),
+                **{column: account.get(name) for column, name in _STALLS.items()},
                 "tiles_per_s": tiles / seconds if tiles and seconds else None,
                 "read_mb": _number(last.get("io_in")),
                 "written_mb": _number(last.get("io_out")),

@@ -189,9 +189,11 @@ TRAINING = TableSchema(
     ),
 )
 
+_NO_ACCOUNT = "the stage keeps no such account"
+
 COSTS = TableSchema(
     "costs",
-    1,
+    2,
     "job of the workflow",
     ("rule", "context", "unit"),
     (
@@ -205,6 +207,11 @@ COSTS = TableSchema(
         Column("max_rss_mb", _REAL, "Highest resident memory.", "the job was too short to be measured", "MB"),
         Column("mean_load", _REAL, "Processor time over wall time, percent.", "the job was too short", "%"),
         Column("gpu_seconds", _REAL, "Time that a GPU computed.", "the job did not report it", "s"),
+        Column("wait_read_s", _REAL, "Of the wall time: waiting for what is read.", _NO_ACCOUNT, "s"),
+        Column("copy_s", _REAL, "Copying to the device and back.", _NO_ACCOUNT, "s"),
+        Column("compute_s", _REAL, "Networks' forward passes.", _NO_ACCOUNT, "s"),
+        Column("blend_s", _REAL, "Blending and quantising tiles.", _NO_ACCOUNT, "s"),
+        Column("wait_write_s", _REAL, "Of the wall time: waiting for what is written.", _NO_ACCOUNT, "s"),
         Column(
             "tiles_per_s", _REAL, "Tiles a second of wall time.", "the job is not about tiles, or did not say", "1/s"
         ),

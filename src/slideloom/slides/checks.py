@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from slideloom.config.load import Draft
-from slideloom.config.model import ExperimentConfig, SplitConfig
+from slideloom.config.model import ExperimentConfig, InferenceConfig, SplitConfig
 from slideloom.errors import Problem, SlideloomError
 from slideloom.slides.delimited import nearest
 from slideloom.slides.encoder_checks import check_encoder
@@ -207,9 +207,12 @@ def _experiment(evidence: Evidence, name: str, experiment: ExperimentConfig) -> 
         hint = "Name a table of classes, or leave the head 'classes' out"
         yield evidence.at(*path, "heads", what="the head 'classes' needs the key 'classes'", hint=hint)
     instances = evidence.draft.instances
-    if "hv" not in experiment.heads and instances and instances.method == "hv_watershed":
+    method = instances.method if instances else "auto"
+    needed = {"hv_watershed": "hv", "boundary_watershed": "boundary"}.get(method)
+    if needed and needed not in experiment.heads:
         hint = "Add the head, or set 'method: auto' under 'instances'"
-        yield evidence.at(*path, "heads", what="instances.method hv_watershed needs the head 'hv'", hint=hint)
+        what = f"instances.method {method} needs the head {needed!r}"
+        yield evidence.at(*path, "heads", what=what, hint=hint)
     if experiment.pretrained is None:
         yield from check_training(evidence, name, experiment)
         yield from _training_slides(evidence, name, experiment)
@@ -288,8 +291,34 @@ def _inference(evidence: Evidence) -> Iterator[Problem]:
             if grid and inference.overlap_px >= grid.tile_px:
                 what = f"{inference.overlap_px} px is no less than the tiles of experiment {name!r}, {grid.tile_px} px"
                 yield evidence.at(*path, what=what)
+    if inference.seam_check and inference.source == "stored":
+        what = "seam_check shifts the tiles, and stored tokens are of tiles where they lie"
+        yield evidence.at("inference", "seam_check", what=what, hint="Set 'source: live', or remove the key")
+    yield from _poses(evidence, inference)
     scored = draft.evaluation.roles if draft.evaluation else []
     for role in scored:
         if role not in inference.roles:
             what = f"slides of the role {role!r} are to be scored, but inference.roles leaves them out"
             yield evidence.at("evaluation", "roles", what=what, hint=f"Add {role!r} to inference.roles")
+
+
+def _poses(evidence: Evidence, inference: InferenceConfig) -> Iterator[Problem]:
+    """Poses of tiles need the tokens of those poses."""
+    if inference.symmetries == "none":
+        return
+    at = ("inference", "symmetries")
+    for name, experiment in evidence.draft.experiments.items():
+        first = experiment.first_encoder
+        encoder = evidence.draft.encoders.get(first)
+        if len(experiment.encoder) > 1:
+            what = f"the tokens of the several encoders of {name!r} can be neither flipped nor turned together"
+            yield evidence.at(*at, what=what, hint="Set 'symmetries: none'")
+        elif inference.source == "stored" and encoder and not encoder.symmetries and not _tuned(experiment):
+            what = f"experiment {name!r} needs the tokens of flipped and turned tiles, which are not stored"
+            hint = f"Set 'encoders.{first}.symmetries: true', or 'inference: {{source: live}}'"
+            yield evidence.at(*at, what=what, hint=hint)
+
+
+def _tuned(experiment: ExperimentConfig) -> bool:
+    """Whether tiles are encoded as they are predicted in any case."""
+    return experiment.training.unfreeze_epoch is not None

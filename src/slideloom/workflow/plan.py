@@ -33,11 +33,15 @@ _COLUMNS: dict[str, tuple[str, ...]] = {
     "patches": ("he", "sp"),
     "targets": ("he", "sp", "instances", "classes"),
     "embeddings": (),
+    "bands": ("he", "sp"),
     "maps": ("he", "sp"),
     "instances": (),
+    "exports": (),
     "metrics": ("he", "sp", "instances", "classes"),
 }
 SLIDE_STAGES = tuple(_COLUMNS)
+#: Stages that work through the slides of an experiment's fold.
+_OF_RUNS = ("bands", "maps", "instances", "exports", "metrics")
 #: Keys of an encoder that name files. Where a file lies is no part of a result: its content is.
 _FILE_KEYS = ("checkpoint", "marker_embeddings")
 
@@ -92,7 +96,7 @@ class Plan:
             return self.slides((self.config.grids[context[0]].image,))
         if stage == "embeddings":
             return self.slides((self.study.image_of(context[0]),))
-        if stage in ("maps", "instances", "metrics"):
+        if stage in _OF_RUNS:
             platforms = self.config.splits[self.config.experiments[context[0]].split].platforms
             return self.slides(self.study.images_of(context[0]), tuple(platforms))
         return self.slides()
@@ -177,9 +181,22 @@ class Plan:
             records += self.records("embeddings", name)
         for experiment, fold in self.runs():
             records.append(str(self.paths.job_record("train", experiment, fold)))
-            for stage in ("maps", "instances", "metrics"):
+            for stage in ("maps", "instances", "metrics", *(["exports"] if self.exports else [])):
                 records += self.records(stage, experiment, fold)
+            for band in self.bands:
+                records += self.records("bands", experiment, fold, band)
         return records
+
+    @property
+    def bands(self) -> list[str]:
+        """Bands of rows that every slide is predicted in; none where each is predicted whole."""
+        count = self.config.jobs.bands
+        return [str(band) for band in range(count)] if count > 1 else []
+
+    @property
+    def exports(self) -> bool:
+        """Whether files for other programs are wanted."""
+        return any(self.config.exports.model_dump().values())
 
     # ---- what a rule reads ----------------------------------------------------------------------------------------
 
@@ -253,12 +270,21 @@ class Plan:
             "train": self._train_slice,
             "train_live": self._train_slice,
             "pretrained": self._pretrained_slice,
+            "bands": lambda experiment, fold, band: {
+                **self._maps_slice(experiment, fold),
+                "bands": self.config.jobs.bands,
+            },
             "maps": self._maps_slice,
             "instances": lambda experiment, fold: {
                 "instances": self.config.instances,
                 "image": self.study.images_of(experiment)[0],
                 "grid": self.study.grid_of(experiment),
                 "classes": self._classes(),
+            },
+            "exports": lambda experiment, fold: {
+                "exports": self.config.exports,
+                "image": self.study.images_of(experiment)[0],
+                "classes": self._classes(colours=True),
             },
             "metrics": lambda experiment, fold: {
                 "evaluation": self.config.evaluation,
@@ -279,7 +305,7 @@ class Plan:
         """Files that a stage opens, by encoder and key; they stand beside the config, not in it."""
         if stage == "embeddings":
             encoders: tuple[str, ...] = (context[0],)
-        elif stage in ("train_live", "pretrained", "maps"):
+        elif stage in ("train_live", "pretrained", "bands", "maps"):
             encoders = self.config.experiments[context[0]].encoder
         else:
             return {}
