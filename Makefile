@@ -1,15 +1,17 @@
-# make demo | study | test | check | bench: each sets up what it needs in .venv from nothing but Python 3.11 and make.
+# make demo | study | test | readers | check | bench: each sets up what it needs in .venv from Python 3.11 and make alone.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 RUN_STAMP := $(VENV)/.run-installed
 DEV_STAMP := $(VENV)/.dev-installed
+READERS_VENV := .venv-readers
+READERS_STAMP := $(READERS_VENV)/.installed
 DEMO := demo
 TEST_JOBS ?= 2
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo study test check bench clean schemas
+.PHONY: demo study test readers check bench clean schemas
 
 $(RUN_STAMP): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Slideloom needs Python 3.11 or newer; set PYTHON=/path/to/python3.11")'
@@ -33,7 +35,17 @@ study: $(RUN_STAMP)
 	$(BIN)/snakemake --profile profiles/local --configfile config/studies/sp_he_demo.yaml
 	$(BIN)/slideloom show $(DEMO)/sp_he_results
 
-test: $(DEV_STAMP)
+# anndata, spatialdata, ome-zarr-py and napari's reader, in an environment of their own: they hold pandas below 3.
+# Tests of the exports run programs in it, and skip where it is absent.
+$(READERS_STAMP): requirements-readers.lock
+	$(PYTHON) -m venv $(READERS_VENV)
+	@echo '*' > $(READERS_VENV)/.gitignore
+	$(READERS_VENV)/bin/python -m pip install --quiet --requirement requirements-readers.lock
+	@touch $@
+
+readers: $(READERS_STAMP)
+
+test: $(DEV_STAMP) $(READERS_STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadscope
 
 # The linter reads the demo's config, and that names the cohort's files.
@@ -56,4 +68,4 @@ schemas: $(RUN_STAMP)
 	$(BIN)/python -m slideloom.cli.encoder_page docs/encoders.md
 
 clean:
-	rm -rf $(VENV) $(DEMO) .snakemake .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(READERS_VENV) $(DEMO) .snakemake .pytest_cache .mypy_cache .ruff_cache

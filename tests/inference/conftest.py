@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,8 @@ from slideloom.encoders.base import Encoder
 from slideloom.encoders.embedding.embed import embed_slide
 from slideloom.encoders.embedding.store import EmbeddingStore
 from slideloom.encoders.registry import build_encoder
-from slideloom.inference.tiles import LiveTiles, StoredTiles
+from slideloom.inference.live import LiveTiles
+from slideloom.inference.tiles import StoredTiles
 from slideloom.patches.cut import cut_patches
 from slideloom.patches.store import PatchStore
 from slideloom.slides.facts import SlideFacts
@@ -42,10 +44,10 @@ class Slide:
     encoder: Encoder
     grid: GridConfig
 
-    def stored(self) -> StoredTiles:
-        return StoredTiles(self.patches, self.embeddings, self.embeddings.blocks, image=True)
+    def stored(self, **options: Any) -> StoredTiles:
+        return StoredTiles(self.patches, self.embeddings, self.embeddings.blocks, True, **options)
 
-    def live(self, overlap_px: int) -> LiveTiles:
+    def live(self, overlap_px: int, **options: Any) -> LiveTiles:
         return LiveTiles(
             self.row,
             self.root,
@@ -53,11 +55,11 @@ class Slide:
             self.tissue,
             self.grid,
             overlap_px,
-            self.encoder,
+            options.pop("encoder", self.encoder),
             ENCODER,
             self.patches,
             None,
-            "cpu",
+            **options,
         )
 
 

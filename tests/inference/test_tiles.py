@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,14 +15,16 @@ from torch import Tensor
 from torch.nn import functional
 
 from slideloom.config.model import DecoderConfig, EncoderConfig, GridConfig, NormalisationConfig
-from slideloom.decoders.cellvit import build_decoder
+from slideloom.decoders.cellvit import build_decoder, expand_blocks
 from slideloom.encoders.embedding.embed import embed_slide
 from slideloom.encoders.embedding.store import EmbeddingStore
 from slideloom.encoders.fused import open_tokens
 from slideloom.encoders.lattice import TokenLattice
 from slideloom.encoders.mean_marker import MeanMarker
 from slideloom.encoders.registry import build_encoder
-from slideloom.inference.tiles import LiveTiles, StoredTiles, TileSource
+from slideloom.errors import SlideError, SlideloomError
+from slideloom.inference.live import LiveTiles
+from slideloom.inference.tiles import Inputs, RawTiles, StoredTiles, TileSource, joined, normalised
 from slideloom.patches.cut import cut_patches
 from slideloom.patches.store import PatchStore
 
@@ -54,32 +57,51 @@ class OfFourteenPx(MeanMarker):
 
 
 def live(slide: Any, overlap_px: int, **options: Any) -> LiveTiles:
-    encoder = options.pop("encoder", slide.encoder)
-    return LiveTiles(
-        slide.row, slide.root, slide.facts, slide.tissue, slide.grid, overlap_px, encoder, ENCODER, slide.patches,
-        None, "cpu", **options,
-    )  # fmt: skip
+    return slide.live(overlap_px, **options)
 
 
 def lattice_of(further: tuple[Path, Path]) -> TokenLattice:
     return TokenLattice(EmbeddingStore(further[1]), PatchStore(further[0]))
 
 
-def agree(stored: TileSource, fresh: TileSource, batch_size: int = 4) -> int:
-    """Check that two sources give the same tiles; the number of token maps seen."""
-    assert stored.n == fresh.n
-    maps = 0
-    for one, two in zip(stored.batches(batch_size), fresh.batches(batch_size), strict=True):
-        np.testing.assert_array_equal(one.y_px, two.y_px)
-        np.testing.assert_array_equal(one.x_px, two.x_px)
-        assert len(one.tokens) == len(two.tokens) == 4
-        for a, b in zip(one.tokens, two.tokens, strict=True):
+def read(source: TileSource, count: int = 4, poses: tuple[int, ...] = (0,)) -> list[RawTiles]:
+    return [normalised(source, raw) for raw in source.read(count, poses)]
+
+
+def by_place(
+    source: TileSource, count: int = 4, pose: int = 0
+) -> dict[tuple[int, int], tuple[list[Tensor], Tensor | None]]:
+    """Tokens (d, h, w) of each of the decoder's inputs, and the image, of each tile."""
+    found = {}
+    for raw in read(source, count, (pose,)):
+        inputs = joined([raw], len(raw))
+        levels = expand_blocks(source.levels(inputs, pose))
+        for number, place in enumerate(zip(raw.y_px.tolist(), raw.x_px.tolist(), strict=True)):
+            image = None if inputs.images is None else inputs.images[number]
+            found[place] = ([level[number] for level in levels], image)
+    return found
+
+
+def first_batch(source: TileSource) -> tuple[list[Tensor], Inputs]:
+    inputs = joined([read(source, 100)[0]], 4)
+    return expand_blocks(source.levels(inputs, 0)), inputs
+
+
+def agree(stored: TileSource, fresh: TileSource, count: int = 4) -> int:
+    """Check that two sources give the same tiles where both have one; the number of token maps seen."""
+    one, two = by_place(stored, count), by_place(fresh, count)
+    assert (len(one), len(two)) == (stored.n, fresh.n)
+    # The last row and column of live tiles lie flush with the border.
+    both = one.keys() & two.keys()
+    inside = [(y, x) for y, x in one if max(y + stored.tile_px - 90, x + stored.tile_px - 150) <= 0]
+    assert set(inside) <= both
+    assert len(inside) > 5
+    for place in both:
+        for a, b in zip(one[place][0], two[place][0], strict=True):
             torch.testing.assert_close(a.float(), b.float(), rtol=1e-3, atol=1e-3)  # stored tokens are float16
-        maps = max(maps, len({id(token) for token in one.tokens}), len({id(token) for token in two.tokens}))
-        assert one.image is not None
-        assert two.image is not None
-        torch.testing.assert_close(one.image, two.image, rtol=1e-5, atol=1e-5)
-    return maps
+        assert one[place][1] is not None
+        torch.testing.assert_close(one[place][1], two[place][1], rtol=1e-5, atol=1e-5)
+    return max(len({id(level) for level in first_batch(source)[0]}) for source in (stored, fresh))
 
 
 @pytest.fixture(scope="module")
@@ -94,16 +116,15 @@ def further(slide: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory)
 
 
 @pytest.mark.parametrize("stride_px", [32, 24])
-@pytest.mark.parametrize("batch_size", [1, 4, 100])
+@pytest.mark.parametrize("count", [1, 4, 100])
 def test_stored_and_live_tiles_of_two_encoders_agree(
-    stride_px: int, batch_size: int, slide: Callable[..., Any], further: tuple[Path, Path]
+    stride_px: int, count: int, slide: Callable[..., Any], further: tuple[Path, Path]
 ) -> None:
     one = slide(stride_px)
     tokens = open_tokens(one.embeddings.path, one.patches, (further,))
     stored = StoredTiles(one.patches, tokens, tokens.blocks, image=True)
-    assert agree(stored, live(one, TILE_PX - stride_px, others=[lattice_of(further)]), batch_size) == 1
-    batch = next(iter(stored.batches(batch_size)))
-    assert batch.tokens[0].shape[1:] == (6, 4, 4)
+    assert agree(stored, live(one, TILE_PX - stride_px, others=[lattice_of(further)]), count) == 1
+    assert first_batch(stored)[0][0].shape[1:] == (6, 4, 4)
 
 
 def test_both_encoders_tell_of_the_same_place(slide: Callable[..., Any], further: tuple[Path, Path]) -> None:
@@ -116,17 +137,17 @@ def test_both_encoders_tell_of_the_same_place(slide: Callable[..., Any], further
 
 
 def test_live_windows_need_not_be_stored_ones(slide: Callable[..., Any], further: tuple[Path, Path]) -> None:
-    """Live tiles overlap as they like, and reach over the slide's border; a place has one token all the same."""
+    """Live tiles overlap as they like, and lie flush with the slide's border; a place has one token all the same."""
     seen: dict[tuple[int, int], np.ndarray] = {}
     for overlap_px in (0, 8, 16):
-        for batch in live(slide(TILE_PX), overlap_px, others=[lattice_of(further)]).batches(3):
-            tokens = batch.tokens[3][:, 3:].permute(0, 2, 3, 1).numpy()
-            for y_px, x_px, tile in zip(batch.y_px.tolist(), batch.x_px.tolist(), tokens, strict=True):
-                for row, col in np.ndindex(4, 4):
-                    place = (y_px + 8 * row, x_px + 8 * col)
-                    np.testing.assert_array_equal(seen.setdefault(place, tile[row, col]), tile[row, col])
-    assert all(values.any() for (y, x), values in seen.items() if y < 90 and x < 150)
-    assert not any(values.any() for (y, x), values in seen.items() if y > 120 or x > 180)
+        source = live(slide(TILE_PX), overlap_px, others=[lattice_of(further)])
+        for (y_px, x_px), (levels, _) in by_place(source, 3).items():
+            tile = levels[3][3:].permute(1, 2, 0).numpy()
+            for row, col in np.ndindex(4, 4):
+                place = (y_px + 8 * row, x_px + 8 * col)
+                np.testing.assert_array_equal(seen.setdefault(place, tile[row, col]), tile[row, col])
+    assert len(seen) > 300
+    assert all(values.any() for values in seen.values())
 
 
 def test_a_blur_is_the_encoders_own_and_not_in_the_decoders_image(slide: Callable[..., Any], tmp_path: Path) -> None:
@@ -137,7 +158,7 @@ def test_a_blur_is_the_encoders_own_and_not_in_the_decoders_image(slide: Callabl
     assert not np.allclose(blurred.tokens(1, [0]), one.embeddings.tokens(1, [0]), atol=1e-2)
     stored = StoredTiles(one.patches, blurred, blurred.blocks, image=True)
     assert agree(stored, live(one, 0, encoder=encoder)) == 2
-    plain, sharp = (next(iter(source.batches(4))).image for source in (one.stored(), stored))
+    plain, sharp = (first_batch(source)[1].images for source in (one.stored(), stored))
     assert plain is not None
     assert sharp is not None
     torch.testing.assert_close(plain, sharp)
@@ -173,7 +194,79 @@ def test_the_first_encoders_token_side_decides_how_far_up(
     decoder = build_decoder(
         DecoderConfig(width=0.1, branches="shared"), ["nucleus", "hv"], 1, tokens.width, tokens.patch_px, 3, seed=1
     ).eval()
-    batch = next(iter(stored.batches(2)))
-    assert batch.tokens[0].shape == (2, 6, 2, 2)
-    out = decoder([token.float() for token in batch.tokens], batch.image, (28, 28))
-    assert out["nucleus"].shape == (2, 2, 28, 28)
+    tokens_by_input, inputs = first_batch(stored)
+    assert tokens_by_input[0].shape[1:] == (6, 2, 2)
+    out = decoder([level.float() for level in tokens_by_input], inputs.images, (28, 28))
+    assert out["nucleus"].shape[1:] == (2, 28, 28)
+
+
+def test_stored_pixels_are_normalised_as_the_encoder_saw_them(slide: Callable[..., Any]) -> None:
+    """Against the statistics' own arithmetic, on NumPy."""
+    one = slide(TILE_PX)
+    assert one.embeddings.statistics is not None
+    images = torch.cat([raw.pixels for raw in read(one.stored()) if raw.pixels is not None])
+    expected = one.embeddings.statistics.apply(one.patches.pixels(EVERY))
+    np.testing.assert_allclose(images.numpy(), expected, atol=1e-5)
+
+
+def test_rgb_pixels_are_scaled_as_the_encoder_scales_them(slide: Callable[..., Any]) -> None:
+    source = slide(TILE_PX).stored()
+    about = {"spec": {"mean": (0.7, 0.6, 0.5), "std": (0.1, 0.2, 0.3), "name": "rgb"}}
+    source._embeddings = SimpleNamespace(attributes=about, statistics=None)
+    pixels = torch.arange(3 * 256, dtype=torch.uint8).reshape(1, 3, 16, 16)
+    found = source.normalise(pixels).double().numpy()
+    scaled = pixels.double().numpy() / 255
+    expected = (scaled - np.array([0.7, 0.6, 0.5])[:, None, None]) / np.array([0.1, 0.2, 0.3])[:, None, None]
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_live_tiles_lie_flush_with_the_border(slide: Callable[..., Any]) -> None:
+    places = by_place(slide(TILE_PX).live(0))
+    assert sorted({y for y, _ in places}) == [0, 32, 58]
+    assert sorted({x for _, x in places}) == [0, 32, 64, 96, 118]
+    shifted = by_place(slide(TILE_PX).live(0, shifted=True))
+    assert sorted({y for y, _ in shifted}) == [0, 16, 48, 58]
+
+
+@pytest.mark.parametrize("rows", [(0, 90), (0, 40), (40, 60), (33, 64), (64, 90)])
+def test_a_band_reads_the_tiles_that_touch_it(rows: tuple[int, int], slide: Callable[..., Any]) -> None:
+    one = slide(TILE_PX)
+    for whole, band in ((one.stored(), one.stored(rows=rows)), (one.live(8), one.live(8, rows=rows))):
+        every, some = by_place(whole), by_place(band)
+        touching = {(y, x) for y, x in every if any(y <= row < y + TILE_PX for row in range(*rows))}
+        assert set(some) == touching
+        assert band.n == len(touching)
+        for place, (levels, image) in some.items():
+            torch.testing.assert_close(levels[0], every[place][0][0], rtol=0, atol=0)
+            torch.testing.assert_close(image, every[place][1], rtol=0, atol=0)
+
+
+def test_poses_without_stored_tokens_are_refused(slide: Callable[..., Any], further: tuple[Path, Path]) -> None:
+    with pytest.raises(SlideloomError, match=r"flipped and turned") as caught:
+        list(slide(TILE_PX).stored().read(4, (0, 4)))
+    assert caught.value.code == "encoder_symmetries"
+    with pytest.raises(SlideError, match="several encoders") as caught:
+        list(slide(TILE_PX).live(0, others=[lattice_of(further)]).read(4, (0, 4)))
+    assert caught.value.code == "encoder_symmetries"
+
+
+def test_live_and_stored_poses_agree(slide: Callable[..., Any], tmp_path: Path) -> None:
+    one = slide(TILE_PX)
+    config = ENCODER.model_copy(update={"symmetries": True})
+    embed_slide(one.encoder, config, one.patches, None, tmp_path / "poses.zarr")
+    stored = StoredTiles(one.patches, EmbeddingStore(tmp_path / "poses.zarr"), (1,), image=True)
+    for pose in (1, 4, 7):
+        turned, fresh = by_place(stored, pose=pose), by_place(one.live(0), pose=pose)
+        assert not torch.equal(turned[32, 32][0][0], by_place(stored)[32, 32][0][0])
+        torch.testing.assert_close(turned[32, 32][0][0].float(), fresh[32, 32][0][0], rtol=1e-3, atol=1e-3)
+
+
+def test_a_batch_is_filled_up_to_its_size(slide: Callable[..., Any]) -> None:
+    source = slide(TILE_PX).stored()
+    parts = [raw.part(0, 2) for raw in read(source)[:2]]
+    inputs = joined(parts, 7)
+    assert inputs.images is not None
+    assert inputs.images.shape[0] == inputs.tokens[1, 0].shape[0] == 7
+    assert inputs.images.is_contiguous(memory_format=torch.channels_last)
+    assert parts[1].pixels is not None
+    torch.testing.assert_close(inputs.images[2:4], parts[1].pixels, rtol=0, atol=0)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from slideloom.artefacts.zarrio import create_group, write_array
-from slideloom.patches.hv import hv_map
+from slideloom.patches.hv import boundary_map, hv_map
 from slideloom.patches.store import PatchStore
 from slideloom.slides.facts import ImageFacts, SlideFacts
 from slideloom.slides.image import Level
@@ -128,6 +128,7 @@ def make_slide(
     drop: Sequence[int] = (),
     heads: Sequence[str] = ("nucleus", "hv", "classes"),
     seed: int = 0,
+    shifted: Maps | None = None,
 ) -> Slide:
     """Write a maps store and a patch store. ``mpp_um`` is the grid's."""
     rng = np.random.default_rng(seed)
@@ -139,6 +140,8 @@ def make_slide(
     arrays: dict[str, NDArray[Any]] = {"nucleus": made.nucleus, "covered": np.ones_like(made.nucleus)}
     if "hv" in heads:
         arrays["hv"] = made.hv
+    if "boundary" in heads:
+        arrays["boundary"] = cv2.GaussianBlur(boundary_map(made.truth) * np.uint8(255), (0, 0), 0.6)
     if "classes" in heads:
         arrays["class_id"] = class_id
         arrays["class_probability"] = rng.integers(80, 256, class_id.shape).astype(np.uint8)
@@ -146,6 +149,10 @@ def make_slide(
     create_group(folder / "maps.zarr", {**frame, "schema": 1, "heads": list(heads), "encoder_weights": "random:1"})
     for name, values in arrays.items():
         write_array(folder / "maps.zarr" / name, values)
+    if shifted is not None:
+        create_group(folder / "maps.zarr" / "shifted", {})
+        for name, values in (("nucleus", shifted.nucleus), ("hv", shifted.hv)):
+            write_array(folder / "maps.zarr" / "shifted" / name, values)
 
     image = rng.integers(0, 5000, (len(CHANNELS), height, width)).astype(np.uint16)
     n_rows = 1 + max(0, -((tile_px - height) // stride_px))

@@ -13,12 +13,22 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from skimage.measure import find_contours
 
-from slideloom.instances.contours import Sides, find_sides, outlines, reference_contour
+from slideloom.instances.contours import Sides, find_sides, reference_contour
+from slideloom.instances.outlines import Outlines, outlines
 
 
 def _outlines(labels: NDArray[Any], scale: float = 1.0) -> dict[int, Any]:
-    found, polygons = outlines(find_sides(np.pad(labels, 1), 0, 0, labels.shape[1]), labels.shape[1], scale)
-    return dict(zip(found.tolist(), polygons, strict=True))
+    found = outlines(find_sides(labels, 0, 0, labels.shape[1]), labels.shape[1], scale)
+    return dict(zip(found.label.tolist(), found.polygons(), strict=True))
+
+
+def _in_windows(labels: NDArray[Any], rows: int, columns: int, seed: int = 0) -> Outlines:
+    """Outlines of labels looked at in windows, in any order; each window knows nothing beyond it."""
+    height, width = labels.shape
+    places = [(y, x) for y in range(0, height, rows) for x in range(0, width, columns)]
+    np.random.default_rng(seed).shuffle(places)
+    pieces = [find_sides(labels[y : y + rows, x : x + columns], y, x, width) for y, x in places]
+    return outlines(Sides.join(pieces, width), width)
 
 
 def _oracle(mask: NDArray[np.bool_]) -> Any:
@@ -68,14 +78,51 @@ def test_scale_and_place() -> None:
     assert shapely.Point(8, 4).within(polygon)
 
 
-def test_windows_give_the_same_outlines() -> None:
-    labels, _ = ndimage.label(np.random.default_rng(7).random((40, 50)) < 0.6)
-    whole = _outlines(labels)
-    context = np.pad(labels, 1)
-    pieces = [find_sides(context[y : y + 13, x : x + 19], y, x, 50) for y in range(0, 40, 11) for x in range(0, 50, 17)]
-    found, polygons = outlines(Sides.join(pieces), 50)
-    assert found.tolist() == sorted(whole)
-    assert all(shapely.equals(polygon, whole[number]) for number, polygon in zip(found, polygons, strict=True))
+@settings(deadline=None, max_examples=60)
+@given(
+    st.integers(0, 10_000), st.integers(1, 23), st.integers(1, 31), st.integers(1, 9), st.integers(1, 12), st.booleans()
+)
+def test_windows_give_the_same_outlines(
+    seed: int, height: int, width: int, rows: int, columns: int, connected: bool
+) -> None:
+    labels = np.random.default_rng(seed).integers(0, 3, (height, width))
+    if connected:
+        labels, _ = ndimage.label(labels)
+    whole = outlines(find_sides(labels, 0, 0, width), width)
+    pieces = _in_windows(labels, rows, columns, seed)
+    for name in ("label", "start", "wkb"):
+        np.testing.assert_array_equal(getattr(pieces, name), getattr(whole, name))
+
+
+def test_an_object_longer_than_many_windows() -> None:
+    # A comb: its outline crosses every seam many times, and windows hold it in several pieces.
+    labels = np.zeros((60, 90), int)
+    labels[2:58, 3:87:4] = labels[2:58, 4:87:4] = labels[30, 3:87] = 7
+    polygon = _in_windows(labels, 7, 11).polygons()[0]
+    assert polygon.is_valid
+    assert polygon.symmetric_difference(_oracle(labels == 7)).area < 1e-9
+
+
+def test_joined_pieces_are_in_the_order_of_their_labels() -> None:
+    labels, count = ndimage.label(np.random.default_rng(3).random((30, 40)) < 0.4)
+    whole = outlines(find_sides(labels, 0, 0, 40), 40)
+    cut = count // 3
+    again = Outlines.join([whole.part(cut, count), whole.part(0, cut)])
+    for name in ("label", "start", "wkb"):
+        np.testing.assert_array_equal(getattr(again, name), getattr(whole, name))
+
+
+def test_bytes_are_those_of_shapely() -> None:
+    labels, _ = ndimage.label(np.random.default_rng(5).random((30, 40)) < 0.6)
+    found = outlines(find_sides(labels, 0, 0, 40), 40, 1.5)
+    assert found.wkb.tobytes() == b"".join(shapely.to_wkb(found.polygons(), byte_order=1))
+    assert found.kinds() == {3}
+
+
+def test_sides_of_half_an_instance_are_refused() -> None:
+    sides = find_sides(np.ones((4, 5), int), 0, 0, 5)
+    with pytest.raises(ValueError, match="without all of its sides"):
+        outlines(sides.of(np.arange(len(sides.key)) > 0), 5)
 
 
 def test_pieces_of_one_id_become_a_multipolygon() -> None:

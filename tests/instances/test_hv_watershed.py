@@ -13,9 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slideloom.config.model import InstancesConfig
-from slideloom.instances.hv_watershed import ENERGY, HVWatershed, hv_energy, hv_watershed, kernel_px
+from slideloom.instances.hv_watershed import ENERGY, HVWatershed, hv_energy, kernel_px, relief
 from slideloom.instances.parity import parity_watershed
 from slideloom.instances.threshold import components
+from slideloom.instances.whole import hv_watershed
 from slideloom.patches.hv import hv_map, hv_map_int8
 
 
@@ -137,8 +138,8 @@ def test_small_nuclei_are_dropped_by_area(make_discs: Callable[..., Any]) -> Non
 
 def test_enclosed_ridges_are_filled_and_open_ones_are_not() -> None:
     settings = HVWatershed.from_config(InstancesConfig(), 0.25)
-    inside = np.zeros((40, 60), bool)
-    inside[5:35, 5:55] = True
+    inside = np.zeros((40, 60), np.uint8)
+    inside[5:35, 5:55] = 1
     energy = np.zeros((40, 60), np.int32)
     energy[15:25, 15:25] = ENERGY
     energy[5:35, 38:40] = ENERGY
@@ -146,3 +147,15 @@ def test_enclosed_ridges_are_filled_and_open_ones_are_not() -> None:
     assert marks[20, 20] == 1
     assert marks[20, 38] == 0
     assert components(marks)[0].max() == 2
+
+
+def test_relief_is_low_in_the_calm_and_highest_off_the_foreground() -> None:
+    mask = np.zeros((30, 30), np.uint8)
+    mask[5:25, 5:25] = 1
+    energy = np.random.default_rng(0).integers(0, ENERGY + 1, mask.shape).astype(np.int32)
+    level = relief(energy, mask)
+    calm = np.pad((ENERGY - energy).astype(np.int64) * mask, 1, mode="reflect")
+    weights = np.outer([1, 2, 1], [1, 2, 1])
+    smooth = sum(weights[y, x] * calm[y : y + 30, x : x + 30] for y in range(3) for x in range(3))
+    np.testing.assert_array_equal(level, 16 * ENERGY + 1 - smooth)
+    assert level.min() >= 1

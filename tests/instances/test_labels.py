@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 import zarr
 
+from slideloom.artefacts.keys import digest_tree
 from slideloom.artefacts.zarrio import read_array
 from slideloom.instances.labels import open_labels, write_labels
 from slideloom.instances.windows import Box
 
 
-def _write(place: Path, labels: np.ndarray, mpp_um: float = 0.5) -> None:
-    write_labels(
-        place, labels.shape, lambda box: labels[box.slices], mpp_um, attributes={"made_from": {"slide_id": "s"}}
-    )
+def _write(place: Path, labels: np.ndarray, mpp_um: float = 0.5, workers: int = 1) -> None:
+    attributes = {"made_from": {"slide_id": "s"}}
+    write_labels(place, labels.shape, lambda box: labels[box.slices], mpp_um, attributes=attributes, workers=workers)
 
 
 @pytest.mark.parametrize(
@@ -66,12 +66,20 @@ def test_empty_shards_are_not_stored(tmp_path: Path) -> None:
     assert not any(path.name != "zarr.json" for path in (tmp_path / "x.ome.zarr").rglob("*") if path.is_file())
 
 
-def test_each_shard_is_asked_for_once(tmp_path: Path) -> None:
+def test_workers_change_no_byte(tmp_path: Path) -> None:
+    labels = np.random.default_rng(0).integers(0, 2, (900, 8300), dtype=np.uint32).cumsum(axis=1, dtype=np.uint32)
+    for workers in (1, 3):
+        _write(tmp_path / str(workers), labels, workers=workers)
+    assert digest_tree(tmp_path / "1") == digest_tree(tmp_path / "3")
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_each_shard_is_asked_for_once(tmp_path: Path, workers: int) -> None:
     asked: list[Box] = []
 
     def read(box: Box) -> np.ndarray:
         asked.append(box)
         return np.ones((box.height, box.width), np.uint32)
 
-    write_labels(tmp_path / "x.ome.zarr", (100, 5000), read, 0.5)
-    assert asked == [Box(0, 0, 100, 4096), Box(0, 4096, 100, 5000)]
+    write_labels(tmp_path / "x.ome.zarr", (100, 5000), read, 0.5, workers=workers)
+    assert sorted(asked, key=lambda box: box.left) == [Box(0, 0, 100, 4096), Box(0, 4096, 100, 5000)]

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from slideloom.instances.hv_watershed import hv_watershed
 from slideloom.instances.parity import describe_parity, parity_watershed
+from slideloom.instances.whole import hv_watershed
 from slideloom.patches.hv import hv_map
 
 CASES = {

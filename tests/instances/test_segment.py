@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cv2
 import geopandas
 import numpy as np
 import pandas as pd
@@ -17,8 +19,12 @@ from slideloom.artefacts.tables import table_metadata
 from slideloom.artefacts.zarrio import read_attributes
 from slideloom.config.model import InstancesConfig
 from slideloom.errors import SlideloomError
+from slideloom.instances.boundary_watershed import BoundaryWatershed
+from slideloom.instances.distance_watershed import DistanceWatershed
+from slideloom.instances.hv_watershed import HVWatershed
 from slideloom.instances.labels import open_labels
-from slideloom.instances.segment import segment_slide
+from slideloom.instances.segment import choose_method, one_thread_a_worker, segment_slide
+from slideloom.instances.threshold import Threshold
 from slideloom.slides.tables import ClassTable
 
 
@@ -27,9 +33,12 @@ def made(make_crowd: Callable[..., Any], make_maps: Callable[..., Any]) -> Any:
     return make_maps(make_crowd(4, (260, 300), 90, 7), blur=0.7)
 
 
-def _segment(slide: Any, classes: ClassTable, place: Path, **config: Any) -> tuple[int, np.ndarray, Any]:
+def _segment(
+    slide: Any, classes: ClassTable, place: Path, workers: int = 1, **config: Any
+) -> tuple[int, np.ndarray, Any]:
     labels, cells = place / "s1.ome.zarr", place / "cells.parquet"
-    n = segment_slide(slide.maps, InstancesConfig(**config), classes, slide.facts, slide.patches, labels, cells)
+    made = (InstancesConfig(**config), classes, slide.facts, slide.patches)
+    n = segment_slide(slide.maps, *made, labels, cells, workers=workers)
     return n, np.asarray(open_labels(labels)), geopandas.read_parquet(cells)
 
 
@@ -37,7 +46,7 @@ def test_labels_and_cells_agree(
     made: Any, slide_of: Callable[..., Any], classes: ClassTable, tmp_path: Path, pq: Callable[..., float]
 ) -> None:
     slide = slide_of(made, scale=2.0, mpp_um=0.5)
-    n, labels, cells = _segment(slide, classes, tmp_path / "out", window_px=128, halo_px=20)
+    n, labels, cells = _segment(slide, classes, tmp_path / "out", window_px=128)
     assert pq(made.truth, labels) > 0.85
     assert n == labels.max() == len(cells)
     assert cells["cell_id"].tolist() == list(range(1, n + 1))
@@ -68,17 +77,111 @@ def test_labels_and_cells_record_the_maps_and_their_weights(
     assert labels["maps"]["encoder_weights"] == "random:1"
 
 
-@pytest.mark.parametrize("method", ["hv_watershed", "threshold"])
-def test_windows_change_no_byte(
-    method: str, made: Any, slide_of: Callable[..., Any], classes: ClassTable, tmp_path: Path
+@pytest.mark.parametrize("method", ["hv_watershed", "boundary_watershed", "distance_watershed", "threshold"])
+def test_windows_and_workers_change_no_byte(
+    method: str,
+    make_crowd: Callable[..., Any],
+    make_maps: Callable[..., Any],
+    slide_of: Callable[..., Any],
+    classes: ClassTable,
+    tmp_path: Path,
 ) -> None:
-    slide = slide_of(made)
+    noisy = make_maps(make_crowd(9, (157, 211), 70, 7), blur=0.8, noise=0.15)
+    slide = slide_of(noisy, heads=("nucleus", "hv", "boundary", "classes"), stride_px=48)
     digests = set()
-    for window_px, halo_px in ((64, 0), (100, 50), (4096, 128)):
-        place = tmp_path / str(window_px)
-        _segment(slide, classes, place, method=method, window_px=window_px, halo_px=halo_px)
+    for window_px, workers in ((64, 1), (64, 2), (100, 4), (4096, 1)):
+        place = tmp_path / f"{window_px}-{workers}"
+        n, _, _ = _segment(slide, classes, place, workers, method=method, window_px=window_px)
+        assert n > 10
         digests.add((digest_tree(place / "s1.ome.zarr"), digest_tree(place / "cells.parquet")))
     assert len(digests) == 1
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 200), (65, 64), (130, 67)])
+@pytest.mark.parametrize("fill", ["nothing", "everything"])
+def test_slides_of_any_size(
+    shape: tuple[int, int],
+    fill: str,
+    make_maps: Callable[..., Any],
+    slide_of: Callable[..., Any],
+    classes: ClassTable,
+    tmp_path: Path,
+) -> None:
+    truth = np.full(shape, int(fill == "everything"), np.int32)
+    slide = slide_of(make_maps(truth))
+    n, labels, cells = _segment(slide, classes, tmp_path / "out", 2, method="threshold", window_px=64, min_area_um2=0)
+    assert n == len(cells) == (fill == "everything")
+    np.testing.assert_array_equal(labels, truth)
+    if n:
+        assert cells["area_px"].tolist() == [shape[0] * shape[1]]
+        assert cells["x_px"].tolist() == [pytest.approx(shape[1])]
+        assert cells.geometry.bounds.to_numpy().tolist() == [[0, 0, 2 * shape[1], 2 * shape[0]]]
+
+
+def test_one_nucleus_across_four_windows(
+    make_discs: Callable[..., Any],
+    make_maps: Callable[..., Any],
+    slide_of: Callable[..., Any],
+    classes: ClassTable,
+    tmp_path: Path,
+) -> None:
+    truth = make_discs((128, 140), [(64, 64)], 20)
+    n, labels, cells = _segment(slide_of(make_maps(truth)), classes, tmp_path / "out", window_px=64)
+    assert n == 1
+    np.testing.assert_array_equal(labels, truth)
+    assert cells.geometry[0].area == pytest.approx(4 * (truth.sum() - 0.5))
+
+
+def test_shifted_maps_tell_how_much_the_tiles_show(
+    make_crowd: Callable[..., Any],
+    make_maps: Callable[..., Any],
+    slide_of: Callable[..., Any],
+    classes: ClassTable,
+    tmp_path: Path,
+) -> None:
+    truth = make_crowd(5, (150, 170), 40, 7)
+    # A nucleus that only the one prediction has, far from changing the others.
+    less = make_maps(np.where(truth == 1, 0, truth))
+    slide = slide_of(make_maps(truth), shifted=less)
+    n, plain, _ = _segment(slide, classes, tmp_path / "out", window_px=64)
+    seams = read_attributes(tmp_path / "out" / "s1.ome.zarr")["slideloom"]["seam_change"]
+    assert seams == {"n": n, "n_shifted": n - 1, "changed": 1, "rate": 1 / (2 * n - 1)}
+    shutil.rmtree(slide.maps / "shifted")
+    _, alone, _ = _segment(slide, classes, tmp_path / "alone", window_px=64)
+    np.testing.assert_array_equal(alone, plain)
+    assert "seam_change" not in read_attributes(tmp_path / "alone" / "s1.ome.zarr")["slideloom"]
+
+
+def test_filters_stay_in_their_threads_and_the_setting_is_put_back() -> None:
+    before = cv2.getNumThreads()
+    with pytest.raises(KeyError), one_thread_a_worker():
+        assert cv2.getNumThreads() == 1
+        raise KeyError
+    assert cv2.getNumThreads() == before
+
+
+@pytest.mark.parametrize(
+    ("method", "heads", "made", "missing"),
+    [
+        ("auto", ("nucleus", "hv", "boundary"), HVWatershed, None),
+        ("auto", ("nucleus", "boundary"), BoundaryWatershed, None),
+        ("auto", ("nucleus",), Threshold, None),
+        ("distance_watershed", ("nucleus",), DistanceWatershed, None),
+        ("threshold", ("nucleus", "hv"), Threshold, None),
+        ("hv_watershed", ("nucleus", "boundary"), None, "hv"),
+        ("boundary_watershed", ("nucleus", "hv"), None, "boundary"),
+    ],
+)
+def test_methods_are_chosen_by_name_and_heads(
+    method: Any, heads: tuple[str, ...], made: type | None, missing: str | None
+) -> None:
+    config = InstancesConfig(method=method)
+    if made is not None:
+        assert type(choose_method(config, 0.25, heads)) is made
+        return
+    with pytest.raises(SlideloomError, match=f"the head {missing}") as caught:
+        choose_method(config, 0.25, heads)
+    assert caught.value.code == "missing_head"
 
 
 def test_empty_slide_gives_empty_artefacts(

@@ -1,4 +1,4 @@
-"""Components joined across windows against the whole image at once."""
+"""Windows over a slide, and where labels lie on it."""
 
 from __future__ import annotations
 
@@ -6,10 +6,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import ndimage
 
-from slideloom.instances.threshold import components
-from slideloom.instances.windows import Box, LabelTable, label_table, link, windows
+from slideloom.instances.windows import Box, LabelTable, WindowGrid, label_table, windows
 
 
 @settings(deadline=None)
@@ -23,27 +21,42 @@ def test_windows_cover_every_pixel_once(height: int, width: int, side: int) -> N
     assert (seen == 1).all()
 
 
-@settings(deadline=None, max_examples=40)
-@given(st.integers(0, 10_000), st.floats(0.3, 0.9), st.integers(4, 45))
-def test_joined_components_are_those_of_the_whole(seed: int, share: float, side: int) -> None:
-    mask = (np.random.default_rng(seed).random((37, 53)) < share).astype(np.uint8)
-    expected, count = ndimage.label(mask)
+@settings(deadline=None)
+@given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 20), st.data())
+def test_windows_know_their_neighbours(height: int, width: int, side: int, data: st.DataObject) -> None:
+    grid = WindowGrid(Box(3, 5, 3 + height, 5 + width), side)
+    owner = np.full((height + 9, width + 9), -1)
+    for index in range(grid.n):
+        owner[grid.place(index).slices] = index
+    for index in range(grid.n):
+        place = grid.place(index)
+        beside = {
+            "above": owner[place.top - 1, place.left],
+            "left": owner[place.top, place.left - 1],
+            "below": owner[place.bottom, place.left],
+            "right": owner[place.top, place.right],
+        }
+        assert grid.seams(index) == tuple(bool(other >= 0) for other in beside.values())
+        assert (grid.below(index), grid.right_of(index)) == tuple(
+            None if beside[side] < 0 else beside[side] for side in ("below", "right")
+        )
+    top, left = data.draw(st.integers(3, 2 + height)), data.draw(st.integers(5, 4 + width))
+    bottom, right = data.draw(st.integers(top + 1, 3 + height)), data.draw(st.integers(left + 1, 5 + width))
+    box = Box(top, left, bottom, right)
+    assert list(grid.meeting(box)) == np.unique(owner[box.slices]).tolist()
 
-    def label(place: Box) -> np.ndarray:
-        return components(np.ascontiguousarray(mask[place.slices]))[0]
 
-    places = list(windows(Box(0, 0, *mask.shape), side))
-    linked = link(places, label, mask.shape[1])
-    found = np.zeros(mask.shape, np.int64)
-    for index, place in enumerate(places):
-        found[place.slices] = linked.relabel(index, label(place))
-    assert len(linked.table) == count + 1
-    assert np.unique(np.stack([found.ravel(), expected.ravel()]), axis=1).shape[1] == len(np.unique(expected))
-    for number in range(1, count + 1):
-        y, x = np.nonzero(found == number)
-        assert linked.table.area[number] == len(y)
-        assert linked.table.first[number] == (y * mask.shape[1] + x).min()
-        assert linked.table.box[number].tolist() == [y.min(), x.min(), y.max() + 1, x.max() + 1]
+@settings(deadline=None, max_examples=60)
+@given(st.integers(0, 10_000), st.tuples(st.integers(1, 30), st.integers(1, 30)), st.integers(1, 9))
+def test_table_is_what_each_label_measures(seed: int, shape: tuple[int, int], count: int) -> None:
+    labels = np.random.default_rng(seed).integers(0, count + 1, shape).astype(np.int32)
+    table = label_table(labels, count, Box(7, 11, 7 + shape[0], 11 + shape[1]), 1000)
+    for label in range(1, count + 1):
+        y, x = np.nonzero(labels == label)
+        assert table.area[label] == len(y)
+        if len(y):
+            assert table.first[label] == ((y + 7) * 1000 + x + 11).min()
+            assert table.box[label].tolist() == [y.min() + 7, x.min() + 11, y.max() + 8, x.max() + 12]
 
 
 def test_table_measures_labels_in_slide_coordinates() -> None:

@@ -36,6 +36,7 @@ class Slide:
     labels: np.ndarray
     arrays: dict[str, np.ndarray]
     row: SlideRow
+    seam_change: dict[str, Any] | None = None
 
     def evaluate(self, iou_threshold: float = 0.5) -> tuple[dict[str, Any], list[dict[str, Any]]] | None:
         """Write everything, evaluate, read the tables back."""
@@ -53,7 +54,8 @@ class Slide:
         for name, data in self.arrays.items():
             write_array(maps / name, data)
         level = {"datasets": [{"path": "0"}]}
-        create_group(labels, {"ome": {"version": "0.5", "multiscales": [level]}})
+        about = {} if self.seam_change is None else {"slideloom": {"seam_change": self.seam_change}}
+        create_group(labels, {"ome": {"version": "0.5", "multiscales": [level]}, **about})
         write_array(labels / "0", self.labels.astype(np.uint32))
         image = ImageFacts("he.npy", "numpy", *SIZE, 3, "uint8", 0.5, "sheet", (Level(*SIZE, 1.0),), (), True)
         facts = SlideFacts("s1", {"he": image})
@@ -121,6 +123,15 @@ def test_figures_of_a_slide_worked_out_by_hand(slide: Slide) -> None:
     assert found["dice_macro"] == pytest.approx(np.mean([tumour["dice"], 0.0]))
     background = by_name["background"]["dice"]
     assert found["dice_macro_with_background"] == pytest.approx(np.mean([background, tumour["dice"], 0.0]))
+
+
+def test_the_seam_change_rate_is_the_label_images(slide: Slide) -> None:
+    slide.seam_change = {"n": 5, "n_shifted": 3, "changed": 2, "rate": 0.25}
+    assert slide.evaluate()[0]["seam_change_rate"] == 0.25
+    slide = replace(slide, folder=slide.folder / "none")
+    slide.folder.mkdir()
+    slide.seam_change = {"n": 0, "n_shifted": 0, "changed": 0, "rate": None}
+    assert slide.evaluate()[0]["seam_change_rate"] is None
 
 
 def test_block_size_changes_nothing(slide: Slide, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,7 +29,7 @@ def tables(cohort: Any) -> dict[str, pd.DataFrame]:
     """What people read."""
     place = cohort.paths.reports()
     runs = list(cohort.runs.values())
-    accounts = {("maps", "good/0", "1-0"): {"tiles": 50.0, "gpu_seconds": 12.0}}
+    accounts = {("maps", "good/0", "1-0"): {"n_tiles": 50.0, "gpu_seconds": 12.0, "forward_s": 9.0, "read_s": 0.5}}
     gather_reports(
         "study", runs, cohort.rows, cohort.records, cohort.benchmarks, cohort.paths.root, place, accounts=accounts
     )
@@ -115,6 +115,8 @@ def test_costs_are_read_from_benchmarks(tables: dict[str, pd.DataFrame]) -> None
     assert costs.loc["maps", "context"] == "good/0"
     assert json.loads(costs.loc["maps", "wildcards"]) == {"context": "good/0", "unit": "1-0"}
     assert costs.loc["maps", "tiles_per_s"] == pytest.approx(2.5)
+    assert costs.loc["maps", ["gpu_seconds", "compute_s", "wait_read_s"]].tolist() == [12.0, 9.0, 0.5]
+    assert pd.isna(costs.loc["maps", "blend_s"])
     assert costs.loc["maps", "cpu_seconds"] == pytest.approx(18.0)
     assert costs.loc["facts", "max_rss_mb"] == 512.5
     assert pd.isna(costs.loc["facts", "tiles_per_s"])

@@ -270,9 +270,14 @@ def test_five_different_mistakes_are_told_at_once() -> None:
             put("inference", {"source": "live", "overlap_px": 120}),
             ("overlap_px: 120 px is no less than the tiles of experiment 'sp', 120 px",),
         ),
+        (put("inference.seam_check", True), ("inference.seam_check: seam_check shifts the tiles", "'source: live'")),
         (
             put("experiments.sp.heads", ["nucleus", "classes"], ("instances.method", "hv_watershed")),
             ("experiments.sp.heads", "needs the head 'hv'"),
+        ),
+        (
+            put("experiments.he.heads", ["nucleus", "boundary"], ("instances.method", "boundary_watershed")),
+            ("experiments.sp.heads", "boundary_watershed needs the head 'boundary'"),
         ),
         (
             put("experiments.sp", {**CONFIG["experiments"]["sp"], "heads": ["nucleus", "hv"], "training": MACRO}),

@@ -68,8 +68,10 @@ def _specs(plan: Plan) -> dict[str, str]:
         for encoder in plan.embedded_encoders():
             specs[f"embeddings/{encoder} {job}"] = plan.spec("embeddings", (encoder,), job)
         for run in plan.runs():
-            for stage in ("maps", "instances", "metrics"):
+            for stage in ("maps", "instances", "metrics", *(["exports"] if plan.exports else [])):
                 specs[f"{stage}/{run[0]} {job}"] = plan.spec(stage, run, job)
+            for band in plan.bands:
+                specs[f"bands/{run[0]} {job} {band}"] = plan.spec("bands", (*run, band), job)
     for split in plan.used_splits():
         specs[f"splits/{split}"] = plan.spec("splits", (split,))
     for encoder in plan.pooled_encoders():
@@ -120,6 +122,8 @@ EDITS: list[tuple[Callable[[dict[str, Any]], None], set[str]]] = [
     (_set("inference", "overlap_px", value=0), set()),
     (_set("inference", "batch_size", value=4), {"maps/sp", "maps/he"}),
     (_set("instances", "min_area_um2", value=9.0), {"instances/sp", "instances/he"}),
+    (_set("inference", "precision", value="bf16"), {"maps/sp", "maps/he"}),
+    (_set("exports", "geojson", value=True), {"exports/sp", "exports/he"}),
     (_set("evaluation", "iou_threshold", value=0.6), {"metrics/sp", "metrics/he"}),
     (_set("results", value="elsewhere"), None),
 ]  # fmt: skip
@@ -136,6 +140,22 @@ def test_an_edit_changes_the_specs_of_its_own_stages(
     old, new = (_plan(one).config.model_dump(exclude={"results"}) for one in (mapping, default))
     same = old == new
     assert (changed & REPORT == REPORT) is not same
+
+
+def test_bands_are_jobs_of_their_own_and_change_no_other(mapping: dict[str, Any]) -> None:
+    assert _plan(mapping).bands == []
+    assert not any("/bands/" in path for path in _plan(mapping).all_records())
+    assert _changed(mapping, _set("jobs", "bands", value=3)) == {"bands/sp", "bands/he"}
+    mapping["jobs"] = {"bands": 3}
+    plan = _plan(mapping)
+    made = [path for path in plan.all_records() if "/bands/" in path]
+    assert len(made) == 3 * len([path for path in plan.all_records() if "/maps/" in path])
+
+
+def test_files_for_other_programs_are_made_where_they_are_wanted(mapping: dict[str, Any]) -> None:
+    assert not any("/exports/" in path for path in _plan(mapping).all_records())
+    mapping["exports"] = {"anndata": True}
+    assert sum("/exports/" in path for path in _plan(mapping).all_records()) > 0
 
 
 def test_where_a_file_lies_is_no_part_of_the_config_that_keys_are_made_of(mapping: dict[str, Any]) -> None:

@@ -17,7 +17,8 @@ def work(slide):
     facts = load_facts(job.paths.slide_facts(slide))
     patches = PatchStore(job.paths.patches(job.config["grid"], slide)) if job.config["image"] == "sp" else None
     labels, cells = job.paths.labels(*run, slide), job.paths.cells(*run, slide)
-    segment_slide(job.paths.maps(*run, slide), config, classes, facts, patches, labels, cells)
+    maps = job.paths.maps(*run, slide)
+    segment_slide(maps, config, classes, facts, patches, labels, cells, workers=job.threads)
     return [labels, cells]
 
 

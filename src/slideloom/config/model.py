@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from slideloom.config.fields import Count, Fraction, Name, Positive, Strict, Weight
+from slideloom.config.fields import AutoCount, Count, Fraction, Name, Positive, Strict, Weight
 from slideloom.config.learning import (
     AugmentationConfig,
     DecoderConfig,
@@ -238,9 +238,10 @@ class ExperimentConfig(Strict):
 class InferenceConfig(Strict):
     """From tiles to slide maps."""
 
-    batch_size: Count | Literal["auto"] = Field(
+    batch_size: AutoCount = Field(
         "auto",
-        description="Tiles a forward pass; auto: 16 on a CPU, as many as the memory of a GPU holds. Halved where memory "
+        validate_default=True,
+        description="Tiles a forward pass; auto: 16 on a CPU, as many as a GPU's memory holds. Halved where memory "
         "runs out.",
     )
     precision: Literal["fp32", "bf16"] = Field("fp32", description="Arithmetic of the forward pass.")
@@ -318,7 +319,7 @@ class JobsConfig(Strict):
 
     slides_per_job: Count = Field(16, description="Slides that one job works through, on average.")
     bands: Count = Field(
-        1, description="Bands of rows that every slide is predicted in, each by a job of its own; for very large slides."
+        1, description="Bands of rows that a slide is predicted in, each by a job of its own; for very large slides."
     )
 
 

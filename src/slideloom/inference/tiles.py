@@ -1,63 +1,97 @@
-"""Where a slide's tiles come from: the stores, or the slide itself, cut and encoded on the fly."""
+"""A slide's tiles on their way to a decoder: what a source of tiles is, and tiles from the stores."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from slideloom.config.model import EncoderConfig, GridConfig
-from slideloom.decoders.cellvit import expand_blocks
-from slideloom.encoders.base import Encoder
-from slideloom.encoders.fit import check_fit, choose_channels, used_statistics
-from slideloom.encoders.fused import TokenReader, numbered_levels
-from slideloom.encoders.lattice import TokenFrame, TokenLattice
-from slideloom.patches.bands import read_bands
-from slideloom.patches.statistics import ChannelStatistics
+from slideloom.encoders.fused import TokenReader
+from slideloom.encoders.normalise import normalise
 from slideloom.patches.store import PatchStore
-from slideloom.slides.facts import SlideFacts, image_source
-from slideloom.slides.grid import TileGrid, grid_scale, grid_size
-from slideloom.slides.open import open_image
-from slideloom.slides.sheet import SlideRow
-from slideloom.slides.tissue import read_tissue, tissue_fraction
-from slideloom.training.stored import pixel_table
 
-__all__ = ["LiveTiles", "StoredTiles", "TileBatch", "TileSource"]
+__all__ = ["Inputs", "RawTiles", "StoredTiles", "TileSource", "joined", "normalised"]
 
-_WHITE = 255
-#: Indices of tiles, their pixels, and tokens by further encoder (numbered from 0) and block.
-_Piece = tuple[NDArray[np.intp], NDArray[np.generic], dict[tuple[int, int], NDArray[np.float16]]]
+#: What tokens are of: a number of the source's own, and the pose of the tiles.
+_Key = tuple[int, int]
+_BYTE = 255
 
 
 @dataclass(frozen=True)
-class TileBatch:
-    """Tiles as a decoder is fed them.
+class RawTiles:
+    """Neighbouring tiles as they are read.
 
     Attributes
     ----------
     y_px, x_px : (k,) int array
         Their upper left corners, grid pixels.
-    tokens : list of Tensor
-        z1 … z4, each (k, d, h, w).
-    image : Tensor or None
-        (k, c, p, p) float32, normalised; None when the decoder does not look at it.
+    pixels : Tensor or None
+        (k, c, p, p) in the source's dtype, or normalised (:func:`normalised`); None where nobody looks at them.
+    tokens : dict of (int, int) to Tensor
+        Stored tokens, each (k, h, w, d) float16: by a number that the source understands, and the pose of the tiles
+        (:mod:`slideloom.encoders.dihedral`).
     """
 
     y_px: NDArray[np.int32]
     x_px: NDArray[np.int32]
-    tokens: list[Tensor]
-    image: Tensor | None
+    pixels: Tensor | None
+    tokens: Mapping[_Key, Tensor]
+
+    def __len__(self) -> int:
+        return len(self.y_px)
+
+    def part(self, start: int, stop: int) -> RawTiles:
+        """Some of the tiles; memory is shared."""
+        rows = slice(start, stop)
+        tokens = {key: value[rows] for key, value in self.tokens.items()}
+        pixels = None if self.pixels is None else self.pixels[rows]
+        return RawTiles(self.y_px[rows], self.x_px[rows], pixels, tokens)
+
+    def moved(self, move: Callable[[Tensor], Tensor]) -> RawTiles:
+        """The same tiles with every tensor moved, such as to page-locked memory or to a device."""
+        pixels = None if self.pixels is None else move(self.pixels)
+        return RawTiles(self.y_px, self.x_px, pixels, {key: move(value) for key, value in self.tokens.items()})
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Tiles on the device, ready for the networks; of several slides, perhaps.
+
+    Attributes
+    ----------
+    images : Tensor or None
+        (n, c, p, p) float32, normalised.
+    tokens : dict of (int, int) to Tensor
+        As of :class:`RawTiles`.
+    """
+
+    images: Tensor | None
+    tokens: Mapping[_Key, Tensor]
 
 
 class TileSource(Protocol):
-    """A slide's tiles in raster order, and the frame that they lie in."""
+    """A slide's tiles in raster order, the frame that they lie in, and what leads from them to a decoder.
+
+    Attributes
+    ----------
+    n : int
+        Tiles that :meth:`read` gives.
+    tile_px, stride_px : int
+        Side, and usual step from one to the next.
+    height_px, width_px : int
+        Of the slide, grid pixels.
+    scale : float
+        Level-0 pixels a grid pixel.
+    rows : (int, int) or None
+        Band of rows, the first and the one past the last, that is wanted alone; only tiles that touch it are read.
+    kind : hashable
+        Tiles of sources of one kind may go through the networks together.
+    """
 
     n: int
     tile_px: int
@@ -65,10 +99,67 @@ class TileSource(Protocol):
     height_px: int
     width_px: int
     scale: float
+    rows: tuple[int, int] | None
+    kind: Hashable
 
-    def batches(self, batch_size: int) -> Iterator[TileBatch]:
-        """Give the tiles in full batches; only the last may be smaller."""
+    def bytes_each(self, poses: Sequence[int]) -> int:
+        """Memory that a tile takes as it is read, about."""
         ...
+
+    def read(self, count: int, poses: Sequence[int]) -> Iterator[RawTiles]:
+        """Give all tiles, ``count`` at most at a time.
+
+        Parameters
+        ----------
+        count : int
+            Tiles.
+        poses : sequence of int
+            Those that the decoder is to see them in.
+
+        Raises
+        ------
+        SlideError, SlideloomError
+            Whatever keeps them from being read; ``encoder_symmetries``: there are no tokens of those poses.
+        """
+        ...
+
+    def normalise(self, pixels: Tensor) -> Tensor:
+        """Pixels (k, c, p, p) as the networks see them, float32, on the same device."""
+        ...
+
+    def levels(self, inputs: Inputs, pose: int) -> list[Tensor]:
+        """Tokens of tiles in a pose, shallow to deep, each (n, d, h, w)."""
+        ...
+
+
+def normalised(source: TileSource, raw: RawTiles) -> RawTiles:
+    """The same tiles with their pixels as the networks see them, float32, wherever they lie."""
+    pixels = None if raw.pixels is None else source.normalise(raw.pixels)
+    return RawTiles(raw.y_px, raw.x_px, pixels, raw.tokens)
+
+
+def joined(parts: Sequence[RawTiles], size: int) -> Inputs:
+    """Tiles as one batch of a fixed size.
+
+    Parameters
+    ----------
+    parts : sequence of RawTiles
+        Normalised tiles of sources of one kind.
+    size : int
+        Tiles of the batch. The first is repeated to fill it up, so that every batch has one shape, and a tile's values
+        do not depend on how many others there are.
+    """
+    missing = size - sum(map(len, parts))
+    found = [part.pixels for part in parts if part.pixels is not None]
+    images = _filled(found, missing).contiguous(memory_format=torch.channels_last) if found else None
+    tokens = {key: _filled([part.tokens[key] for part in parts], missing) for key in parts[0].tokens}
+    return Inputs(images, tokens)
+
+
+def _filled(parts: Sequence[Tensor], missing: int) -> Tensor:
+    first = parts[0][:1]
+    filling = [first.expand(missing, *first.shape[1:])] if missing > 0 else []
+    return torch.cat([*parts, *filling]) if len(parts) + len(filling) > 1 else parts[0]
 
 
 class StoredTiles:
@@ -84,163 +175,59 @@ class StoredTiles:
         Blocks, or levels of several encoders, that the decoder reads.
     image : bool
         Whether it reads the image.
-    """
-
-    def __init__(self, patches: PatchStore, embeddings: TokenReader, blocks: tuple[int, ...], image: bool) -> None:
-        self.n, self.tile_px = patches.n, patches.tile_px
-        self.stride_px = int(patches.attributes["stride_px"])
-        self.height_px, self.width_px, self.scale = patches.height_px, patches.width_px, patches.scale
-        self._patches, self._embeddings, self._blocks = patches, embeddings, blocks
-        self._channels = list(embeddings.attributes["channel_indices"])
-        self._normalise = pixel_table(embeddings, patches.dtype) if image else None
-
-    def batches(self, batch_size: int) -> Iterator[TileBatch]:
-        """Give the tiles in full batches."""
-        for first in range(0, self.n, batch_size):
-            indices = np.arange(first, min(self.n, first + batch_size))
-            tokens = [torch.from_numpy(self._embeddings.tokens(block, indices)) for block in self._blocks]
-            image = None
-            if self._normalise is not None:
-                pixels = self._patches.pixels(indices)[:, self._channels]
-                image = torch.from_numpy(self._normalise(pixels)).permute(0, 3, 1, 2)
-            yield TileBatch(
-                self._patches.y_px[indices],
-                self._patches.x_px[indices],
-                expand_blocks([token.permute(0, 3, 1, 2) for token in tokens]),
-                image,
-            )
-
-
-class LiveTiles:
-    """Tiles cut from the slide with overlap and encoded on the fly; nothing is stored.
-
-    Of several encoders, the first sees the tiles; the tokens of the others are taken from their stores, beneath each
-    tile.
-
-    Parameters
-    ----------
-    row, root, facts
-        The slide's sheet row, the folder its paths start from, and its facts.
-    tissue_path : Path
-        Its tissue outline.
-    grid : GridConfig
-        Tile side, resolution, least share of tissue; its stride is replaced by the overlap.
-    overlap_px : int
-        Overlap of neighbouring tiles.
-    encoder : Encoder
-        Built once by the caller; where it was trained with the decoder, with the weights that it then had
-        (:func:`slideloom.training.checkpoint.load_tuned_encoder`).
-    config : EncoderConfig
-        Its entry.
-    patches : PatchStore
-        The slide's stored patches: they give the panel and, with ``scope: slide``, the channel statistics.
-    statistics : ChannelStatistics or None
-        Of the training slides, with ``scope: training``.
-    device : str
-        Where the encoder runs.
-    precision : {"fp32", "bf16"}
-        Arithmetic of the encoder.
-    others : sequence of TokenLattice
-        Stored tokens of every further encoder.
-    blocks : tuple of int, optional
-        Blocks, or levels of several encoders, that the decoder reads; all when left out.
-
-    Raises
-    ------
-    SlideError, SlideloomError
-        As :func:`~slideloom.encoders.fit.check_fit`, :func:`~slideloom.encoders.fit.choose_channels` and
-        :func:`~slideloom.encoders.fit.used_statistics`; whatever keeps the image from being read.
+    rows : (int, int), optional
+        Band of rows that is wanted alone.
     """
 
     def __init__(
         self,
-        row: SlideRow,
-        root: Path,
-        facts: SlideFacts,
-        tissue_path: Path,
-        grid: GridConfig,
-        overlap_px: int,
-        encoder: Encoder,
-        config: EncoderConfig,
         patches: PatchStore,
-        statistics: ChannelStatistics | None,
-        device: str,
-        precision: Literal["fp32", "bf16"] = "fp32",
-        others: Sequence[TokenLattice] = (),
-        blocks: tuple[int, ...] | None = None,
+        embeddings: TokenReader,
+        blocks: tuple[int, ...],
+        image: bool,
+        rows: tuple[int, int] | None = None,
     ) -> None:
-        self._facts = facts.image(grid.image)
-        self._source = image_source(row, grid.image, root)
-        self._modality = grid.image
-        self.scale = grid_scale(self._facts.mpp_um, grid.mpp_um)
-        self.tile_px, self.stride_px = grid.tile_px, grid.tile_px - overlap_px
-        self.height_px, self.width_px = grid_size(*self._facts.shape, self.scale)
-        self._tiles = TileGrid.make(self.height_px, self.width_px, self.tile_px, self.stride_px)
-        share = tissue_fraction(read_tissue(tissue_path), facts, grid.image, self._tiles, self.scale)
-        self._keep = np.flatnonzero(share >= grid.min_tissue) if grid.min_tissue > 0 else np.arange(self._tiles.n)
-        self.n = int(self._keep.size)
-        self._encoder, self._device, self._half = encoder.to(device), device, precision == "bf16"
-        check_fit(encoder, config, patches)
-        self._channels = choose_channels(encoder, config, patches)
-        self._statistics = used_statistics(encoder, config, patches, statistics)
-        self._others = tuple(others)
-        self._frame = TokenFrame(self._facts.mpp_um * self.scale, self.tile_px, encoder.patch_px)
-        levels = numbered_levels([encoder.blocks, *(other.blocks for other in others)])
-        self._levels = [levels[number] for number in blocks or levels]
+        self.tile_px, self.stride_px = patches.tile_px, patches.stride_px
+        self.height_px, self.width_px, self.scale = patches.height_px, patches.width_px, patches.scale
+        self.rows = rows
+        self.kind: Hashable = ("stored", self.tile_px, blocks, image)
+        top, bottom = rows or (0, self.height_px)
+        touching = (patches.y_px < bottom) & (patches.y_px + self.tile_px > top)
+        self._indices = np.flatnonzero(touching)
+        self.n = int(self._indices.size)
+        self._patches, self._embeddings, self._blocks, self._image = patches, embeddings, blocks, image
+        self._channels = list(embeddings.attributes["channel_indices"])
 
-    def batches(self, batch_size: int) -> Iterator[TileBatch]:
-        """Give the tiles in full batches, reading the next while these are encoded."""
-        with ThreadPoolExecutor(1) as pool:
-            pieces = self._pieces(batch_size)
-            waiting = pool.submit(next, pieces, None)
-            while (piece := waiting.result()) is not None:
-                waiting = pool.submit(next, pieces, None)
-                indices, pixels, sampled = piece
-                images = self._encoder.preprocess(torch.from_numpy(pixels).to(self._device), self._statistics)
-                with torch.autocast(torch.device(self._device).type, torch.bfloat16, self._half):
-                    tokens = self._encoder.encode(images)
-                yield TileBatch(
-                    self._tiles.y_px[indices],
-                    self._tiles.x_px[indices],
-                    expand_blocks([self._joined(tokens, sampled, level) for level in self._levels]),
-                    images,
-                )
+    def bytes_each(self, poses: Sequence[int]) -> int:
+        """Memory that a tile takes as it is read."""
+        pixels = len(self._channels) * self._patches.dtype.itemsize * self.tile_px**2 if self._image else 0
+        side = self.tile_px // self._embeddings.patch_px
+        return pixels + 2 * len(poses) * len(self._blocks) * side**2 * self._embeddings.width
 
-    def _joined(
-        self, own: Mapping[int, Tensor], sampled: Mapping[tuple[int, int], NDArray[np.float16]], level: tuple[int, ...]
-    ) -> Tensor:
-        """Tokens of all encoders at one level, (k, d, h, w)."""
-        joined = own[level[0]]
-        if self._others:
-            parts = [torch.from_numpy(sampled[key]).to(self._device) for key in enumerate(level[1:])]
-            joined = torch.cat([joined.float(), *(part.float() for part in parts)], dim=-1)
-        return joined.permute(0, 3, 1, 2)
-
-    def _pieces(self, batch_size: int) -> Iterator[_Piece]:
-        """What the encoder is fed batch by batch, and the further encoders' tokens there."""
-        first = 0
-        wanted = sorted({key for level in self._levels for key in enumerate(level[1:])})
-        for pixels in self._pixels(batch_size):
-            indices = self._keep[first : first + len(pixels)]
-            first += len(pixels)
-            y_px, x_px = self._tiles.y_px[indices], self._tiles.x_px[indices]
-            sampled = {
-                (number, block): self._others[number].sample(block, y_px, x_px, self._frame) for number, block in wanted
+    def read(self, count: int, poses: Sequence[int]) -> Iterator[RawTiles]:
+        """Give all tiles, ``count`` at a time."""
+        for first in range(0, self.n, count):
+            indices = self._indices[first : first + count]
+            tokens = {
+                (block, pose): torch.from_numpy(self._embeddings.tokens(block, indices, pose))
+                for block in self._blocks
+                for pose in poses
             }
-            yield indices, pixels, sampled
+            pixels = None
+            if self._image:
+                raw = self._patches.pixels(indices)
+                every = self._channels == list(range(raw.shape[1]))
+                pixels = torch.from_numpy(raw if every else raw[:, self._channels])
+            yield RawTiles(self._patches.y_px[indices], self._patches.x_px[indices], pixels, tokens)
 
-    def _pixels(self, batch_size: int) -> Iterator[NDArray[np.generic]]:
-        """Chosen channels of the tiles, in batches that do not follow the reader's own pieces."""
-        fill = _WHITE if self._facts.is_rgb else 0
-        held: list[NDArray[np.generic]] = []
-        count = 0
-        with open_image(self._source, self._modality) as opened:
-            for piece in read_bands(opened, self._facts, self._tiles, self.scale, self._keep, fill):
-                held.append(np.ascontiguousarray(piece[:, self._channels]))
-                count += len(piece)
-                while count >= batch_size:
-                    joined = np.concatenate(held)
-                    yield joined[:batch_size]
-                    held, count = [joined[batch_size:]], count - batch_size
-        if count:
-            yield np.concatenate(held)
+    def normalise(self, pixels: Tensor) -> Tensor:
+        """Pixels as the encoder saw them when its tokens were made."""
+        about, statistics = self._embeddings.attributes, self._embeddings.statistics
+        if statistics is not None:
+            return normalise(pixels, statistics, self._embeddings.markers, about["spec"]["name"])
+        mean, std = torch.tensor([about["spec"]["mean"], about["spec"]["std"]], device=pixels.device)[:, :, None, None]
+        return pixels.to(torch.float32).div_(_BYTE).sub_(mean).div_(std)
+
+    def levels(self, inputs: Inputs, pose: int) -> list[Tensor]:
+        """Stored tokens of tiles in a pose."""
+        return [inputs.tokens[block, pose].permute(0, 3, 1, 2) for block in self._blocks]

@@ -1,9 +1,10 @@
-"""The cell table: GeoParquet, one row a nucleus."""
+"""The cell table: GeoParquet, one row a nucleus, written as the figures come, a row group a part of them."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,21 +12,23 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import shapely
 from numpy.typing import NDArray
 
 from slideloom._version import __version__
 from slideloom.artefacts.files import publish
 from slideloom.artefacts.tables import METADATA_KEY, Column, OpenColumns, TableSchema, check_table
 from slideloom.instances.measure import Figures
+from slideloom.instances.outlines import Outlines
+from slideloom.instances.windows import LabelTable
 from slideloom.slides.tables import Channel, ClassTable
 
 __all__ = ["CELLS", "MarkerMeans", "cell_classes", "write_cells"]
 
 _TEXT = pa.dictionary(pa.int32(), pa.string())
 _NO_CLASSES = "the decoder has no classes head"
-_ROW_GROUP = 1 << 17
 BACKGROUND = "background"
+#: WKB type.
+_POLYGON = 3
 
 CELLS = TableSchema(
     name="cells",
@@ -106,7 +109,7 @@ class MarkerMeans:
 
 
 def cell_classes(figures: Figures) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
-    """Class and class shares of every nucleus.
+    """Class and class shares of nuclei.
 
     Parameters
     ----------
@@ -115,9 +118,9 @@ def cell_classes(figures: Figures) -> tuple[NDArray[np.uint8], NDArray[np.float6
 
     Returns
     -------
-    class_id : (n + 1,) uint8 array
+    class_id : (n,) uint8 array
         Class of most pixels, ties to the smaller id; background only where there is no other (HoVer-Net's rule).
-    share : (n + 1, k) float64 array
+    share : (n, k) float64 array
         Share of each class, background first, in the summed probability of the pixels' classes. The maps hold the
         winning class's probability alone, so this weighs each pixel's vote by how sure it is.
     """
@@ -135,15 +138,18 @@ def cell_classes(figures: Figures) -> tuple[NDArray[np.uint8], NDArray[np.float6
 def write_cells(
     place: Path,
     slide_id: str,
-    figures: Figures,
+    table: LabelTable,
+    parts: Iterable[Figures],
     classes: ClassTable | None,
     markers: MarkerMeans | None,
     *,
     scale: float,
     image_mpp_um: float,
     made_from: Mapping[str, Any],
-) -> pa.Table:
-    """Write the cell table of a slide.
+) -> None:
+    """Write the cell table of a slide: rows by rising ``cell_id``, all columns also without a single row.
+
+    No more than a part of the rows is in memory.
 
     Parameters
     ----------
@@ -151,8 +157,10 @@ def write_cells(
         Parquet file.
     slide_id : str
         The slide.
-    figures : Figures
-        Of its instances.
+    table : LabelTable
+        Where its instances lie; each in one piece.
+    parts : iterable of Figures
+        Of them all, by rising id; a row group each. One part without an instance where there is none.
     classes : ClassTable, optional
         Names of the classes; None without a class map.
     markers : MarkerMeans, optional
@@ -164,30 +172,11 @@ def write_cells(
     made_from : mapping
         JSON values for the file's metadata.
 
-    Returns
-    -------
-    pyarrow.Table
-        As written: rows by rising ``cell_id``, all columns also without a single row.
-
     Raises
     ------
     SlideloomError
         ``table_schema``.
     """
-    count = len(figures.area) - 1
-    rows = slice(1, None)
-    columns = _places(figures, scale, image_mpp_um)
-    columns |= {
-        "slide_id": pa.DictionaryArray.from_arrays(pa.array(np.zeros(count, np.int32)), pa.array([slide_id])),
-        "cell_id": np.arange(1, count + 1, dtype=np.int64),
-        "nucleus_probability": figures.nucleus[rows] / (255 * np.maximum(figures.area[rows], 1)),
-        "geometry": pa.array(shapely.to_wkb(figures.polygon[rows]), pa.binary()),
-    }
-    if classes is not None:
-        columns |= _classes(figures, classes)
-    if markers is not None:
-        columns |= {name: markers.values[rows, index] for index, name in enumerate(markers.names)}
-    table = _table(columns, count)
     about = {
         "schema": CELLS.name,
         "schema_version": CELLS.version,
@@ -195,45 +184,47 @@ def write_cells(
         "units": {column.name: column.unit for column in CELLS.columns if column.unit},
         "made_from": dict(made_from),
     }
-    metadata = {METADATA_KEY: json.dumps(about, sort_keys=True, ensure_ascii=False), "geo": json.dumps(_geo(figures))}
-    table = table.replace_schema_metadata(metadata)
-    with publish(place) as draft:
-        pq.write_table(table, draft, compression="zstd", row_group_size=_ROW_GROUP)
-    return table
-
-
-def _places(figures: Figures, scale: float, image_mpp_um: float) -> dict[str, Any]:
-    rows = slice(1, None)
-    x_px, y_px = (figures.centroid[rows] * scale).T
-    top, left, bottom, right = (figures.box[rows] * scale).T
-    return {
-        "x_px": x_px,
-        "y_px": y_px,
-        "x_um": x_px * image_mpp_um,
-        "y_um": y_px * image_mpp_um,
-        "bbox_xmin_px": left,
-        "bbox_ymin_px": top,
-        "bbox_xmax_px": right,
-        "bbox_ymax_px": bottom,
-        "area_px": figures.area[rows],
-        "area_um2": figures.area[rows] * (scale * image_mpp_um) ** 2,
+    metadata = {
+        METADATA_KEY: json.dumps(about, sort_keys=True, ensure_ascii=False),
+        "geo": json.dumps(_geo(table, scale)),
     }
+    with publish(place) as draft, ExitStack() as stack:
+        writer: pq.ParquetWriter | None = None
+        count = 0
+        for figures in parts:
+            rows = _rows(slide_id, figures, classes, markers, scale, image_mpp_um).replace_schema_metadata(metadata)
+            if writer is None:
+                writer = stack.enter_context(pq.ParquetWriter(draft, rows.schema, compression="zstd"))
+            writer.write_table(rows, row_group_size=max(len(figures), 1))
+            count += len(figures)
+        if writer is None or count != len(table) - 1:
+            raise ValueError(f"figures of {count} instances, not of {len(table) - 1}")
 
 
-def _classes(figures: Figures, classes: ClassTable) -> dict[str, Any]:
-    names = [BACKGROUND, *classes.names]
-    class_id, share = cell_classes(figures)
-    class_id, share = class_id[1:], share[1:]
-    indices = pa.array(class_id.astype(np.int32))
-    return {
-        "class_id": class_id,
-        "class_name": pa.DictionaryArray.from_arrays(indices, pa.array(names)),
-        "class_probability": share[np.arange(len(class_id)), class_id],
-        **{f"probability_{name}": share[:, number] for number, name in enumerate(names) if number},
+def _rows(
+    slide_id: str,
+    figures: Figures,
+    classes: ClassTable | None,
+    markers: MarkerMeans | None,
+    scale: float,
+    image_mpp_um: float,
+) -> pa.Table:
+    """Rows of some nuclei, checked."""
+    count = len(figures)
+    if figures.outlines.kinds() - {_POLYGON}:
+        raise ValueError("an instance in several pieces")
+    columns = _places(figures, scale, image_mpp_um)
+    columns |= {
+        "slide_id": pa.DictionaryArray.from_arrays(pa.array(np.zeros(count, np.int32)), pa.array([slide_id])),
+        "cell_id": np.arange(figures.first, figures.first + count, dtype=np.int64),
+        "nucleus_probability": figures.nucleus / (255 * np.maximum(figures.area, 1)),
+        "geometry": _wkb(figures.outlines),
     }
-
-
-def _table(columns: Mapping[str, Any], count: int) -> pa.Table:
+    if classes is not None:
+        columns |= _classes(figures, classes)
+    if markers is not None:
+        rows = slice(figures.first, figures.first + count)
+        columns |= {name: markers.values[rows, index] for index, name in enumerate(markers.names)}
     extra = [name for name in columns if name not in CELLS.names]
     schema = CELLS.arrow(extra)
     arrays = []
@@ -252,16 +243,53 @@ def _table(columns: Mapping[str, Any], count: int) -> pa.Table:
     return table
 
 
-def _geo(figures: Figures) -> dict[str, Any]:
-    polygons = figures.polygon[1:]
-    kinds = np.unique(shapely.get_type_id(polygons)).tolist()
+def _places(figures: Figures, scale: float, image_mpp_um: float) -> dict[str, Any]:
+    x_px, y_px = (figures.centroid * scale).T
+    top, left, bottom, right = (figures.box * scale).T
+    return {
+        "x_px": x_px,
+        "y_px": y_px,
+        "x_um": x_px * image_mpp_um,
+        "y_um": y_px * image_mpp_um,
+        "bbox_xmin_px": left,
+        "bbox_ymin_px": top,
+        "bbox_xmax_px": right,
+        "bbox_ymax_px": bottom,
+        "area_px": figures.area,
+        "area_um2": figures.area * (scale * image_mpp_um) ** 2,
+    }
+
+
+def _classes(figures: Figures, classes: ClassTable) -> dict[str, Any]:
+    names = [BACKGROUND, *classes.names]
+    class_id, share = cell_classes(figures)
+    indices = pa.array(class_id.astype(np.int32))
+    return {
+        "class_id": class_id,
+        "class_name": pa.DictionaryArray.from_arrays(indices, pa.array(names)),
+        "class_probability": share[np.arange(len(class_id)), class_id],
+        **{f"probability_{name}": share[:, number] for number, name in enumerate(names) if number},
+    }
+
+
+def _wkb(outlines: Outlines) -> pa.Array:
+    """The bytes as they lie; the cast refuses what 32-bit offsets cannot hold."""
+    buffers = [None, pa.py_buffer(outlines.start), pa.py_buffer(outlines.wkb)]
+    return pa.Array.from_buffers(pa.large_binary(), len(outlines), buffers).cast(pa.binary())
+
+
+def _geo(table: LabelTable, scale: float) -> dict[str, Any]:
+    """The file's ``geo`` metadata. Polygons reach as far as their boxes."""
     column: dict[str, Any] = {
         "encoding": "WKB",
-        "geometry_types": [{3: "Polygon", 6: "MultiPolygon"}[kind] for kind in kinds],
+        "geometry_types": ["Polygon"] if len(table) > 1 else [],
         "crs": None,
         "edges": "planar",
         "orientation": "counterclockwise",
     }
-    if len(polygons):
-        column["bbox"] = shapely.total_bounds(polygons).tolist()
+    if len(table) > 1:
+        boxes = table.box[1:] * scale
+        top, left = boxes[:, :2].min(axis=0).tolist()
+        bottom, right = boxes[:, 2:].max(axis=0).tolist()
+        column["bbox"] = [left, top, right, bottom]
     return {"version": "1.1.0", "primary_column": "geometry", "columns": {"geometry": column}}

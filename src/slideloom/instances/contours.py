@@ -1,29 +1,28 @@
-"""Outlines of instances: vectorised polygons for the cell table, and OpenCV's contour for parity.
+"""Where instances end: the pixel sides that part them from everything else, and OpenCV's contour for parity.
 
-A polygon runs through the middles of the pixel sides that part an instance from everything else (marching squares at
-half height), so it neither loses half a pixel all round, as a contour through pixel centres does, nor shows every
-stair; its area is that of the pixels less half a pixel a ring. Instances that touch share their outline and never
-overlap.
+Sides are found window by window, each window as if nothing lay beyond it. Where an instance goes on in the next
+window, both windows then have a side along the seam that is none; :meth:`Sides.join` takes such pairs out and lets the
+walk run on from the one window into the other. So a window is read without context, and an instance may be of any
+size.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import cv2
+import numba
 import numpy as np
-import shapely
 from numpy.typing import NDArray
 
-__all__ = ["Sides", "find_sides", "outlines", "reference_contour"]
+__all__ = ["Sides", "find_sides", "position", "reference_contour"]
 
-#: The four sides of a pixel, clockwise on the screen: top, right, bottom, left; (y, x) of the neighbour beyond, and of
+#: The four sides of a pixel, clockwise on the screen: top, right, bottom, left; steps to the neighbour beyond, and to
 #: the neighbour ahead, where the walk along the side (instance on the right hand) leads.
-_BEYOND = ((-1, 0), (0, 1), (1, 0), (0, -1))
-_AHEAD = ((0, 1), (1, 0), (0, -1), (-1, 0))
-#: Middle of each side, (x, y), from the pixel's upper left corner, in half pixels.
-_MIDDLE = np.array([[1, 0], [2, 1], [1, 2], [0, 1]], np.int64)
+_Y_BEYOND, _X_BEYOND = np.array([-1, 0, 1, 0]), np.array([0, 1, 0, -1])
+_Y_AHEAD, _X_AHEAD = np.array([0, 1, 0, -1]), np.array([1, 0, -1, 0])
 
 
 @dataclass(frozen=True)
@@ -49,8 +48,8 @@ class Sides:
         return Sides(self.key[chosen], self.follows[chosen], self.label[chosen])
 
     @classmethod
-    def join(cls, pieces: list[Sides]) -> Sides:
-        """Gather the sides of several windows."""
+    def gather(cls, pieces: Sequence[Sides]) -> Sides:
+        """The sides of several windows, as they are."""
         key, follows, label = (
             np.concatenate([getattr(piece, name) for piece in pieces] or [np.zeros(0, np.int64)])
             for name in ("key", "follows", "label")
@@ -58,154 +57,118 @@ class Sides:
         order = np.argsort(key)
         return cls(key[order], follows[order], label[order])
 
+    @classmethod
+    def join(cls, pieces: Sequence[Sides], slide_width_px: int) -> Sides:
+        """The sides of instances from all windows that they reach, those along the seams taken out."""
+        every = cls.gather(pieces)
+        kept, follows = _mend(every.key, every.follows, every.label, slide_width_px)
+        return cls(every.key, follows, every.label).of(kept)
+
 
 def find_sides(labels: NDArray[np.integer[Any]], y_px: int, x_px: int, slide_width_px: int) -> Sides:
     """Find the outer sides of every pixel of a window.
 
     Parameters
     ----------
-    labels : (H + 2, W + 2) integer array
-        Instance ids of a window with one pixel of context all round; 0 is background, and beyond the slide.
+    labels : (H, W) integer array
+        Instance ids below 2**32; 0 is background.
     y_px, x_px : int
-        Place of the window (without its context) on the slide.
+        Place of the window on the slide.
     slide_width_px : int
         Width of the slide.
 
     Returns
     -------
     Sides
-        Of the window's own pixels. At a corner where an instance meets itself diagonally, the walk stays with its
-        pixel: instances are 4-connected.
+        As if background lay beyond the window. At a corner where an instance meets itself diagonally, the walk stays
+        with its pixel: instances are 4-connected.
     """
-    core = labels[1:-1, 1:-1]
-    pieces = []
-    for side in range(4):
-        beyond = _shifted(labels, _BEYOND[side])
-        y, x = np.nonzero((core != beyond) & (core != 0))
-        own = core[y, x]
-        ahead_y, ahead_x = _AHEAD[side]
-        back_y, back_x = _BEYOND[side]
-        straight = labels[y + 1 + ahead_y, x + 1 + ahead_x] == own
-        turn = straight & (labels[y + 1 + ahead_y + back_y, x + 1 + ahead_x + back_x] == own)
-        y_at, x_at = y.astype(np.int64) + y_px, x.astype(np.int64) + x_px
-        next_y = y_at + ahead_y * straight + back_y * turn
-        next_x = x_at + ahead_x * straight + back_x * turn
-        next_side = np.where(turn, (side + 3) % 4, np.where(straight, side, (side + 1) % 4))
-        pieces.append(
-            Sides(
-                4 * (y_at * slide_width_px + x_at) + side,
-                4 * (next_y * slide_width_px + next_x) + next_side,
-                own.astype(np.int64),
-            )
-        )
-    return Sides.join(pieces)
+    return Sides(*_find(np.ascontiguousarray(labels, np.uint32), y_px, x_px, slide_width_px))
 
 
-def _shifted(labels: NDArray[Any], offset: tuple[int, int]) -> NDArray[Any]:
+@numba.njit(nogil=True, cache=True)
+def _at(labels: Any, y: int, x: int) -> Any:
+    """Label of a pixel; 0 beyond the window."""
+    if y < 0 or x < 0 or y >= labels.shape[0] or x >= labels.shape[1]:
+        return np.uint32(0)
+    return labels[y, x]
+
+
+@numba.njit(nogil=True, cache=True)
+def _find(labels: Any, y_px: int, x_px: int, slide_width_px: int) -> tuple[Any, Any, Any]:
+    """Two passes in raster order: how many sides, then the sides."""
     height, width = labels.shape
-    y, x = offset
-    return labels[1 + y : height - 1 + y, 1 + x : width - 1 + x]
+    count = 0
+    for y in range(height):
+        for x in range(width):
+            own = labels[y, x]
+            if own != 0:
+                for side in range(4):
+                    if _at(labels, y + _Y_BEYOND[side], x + _X_BEYOND[side]) != own:
+                        count += 1
+    key, follows, label = np.empty(count, np.int64), np.empty(count, np.int64), np.empty(count, np.int64)
+    count = 0
+    for y in range(height):
+        for x in range(width):
+            own = labels[y, x]
+            if own == 0:
+                continue
+            for side in range(4):
+                back_y, back_x = _Y_BEYOND[side], _X_BEYOND[side]
+                if _at(labels, y + back_y, x + back_x) == own:
+                    continue
+                next_y, next_x, next_side = y, x, (side + 1) % 4
+                ahead_y, ahead_x = y + _Y_AHEAD[side], x + _X_AHEAD[side]
+                if _at(labels, ahead_y, ahead_x) == own:
+                    next_y, next_x, next_side = ahead_y, ahead_x, side
+                    if _at(labels, ahead_y + back_y, ahead_x + back_x) == own:
+                        next_y, next_x, next_side = ahead_y + back_y, ahead_x + back_x, (side + 3) % 4
+                key[count] = 4 * ((y + y_px) * slide_width_px + x + x_px) + side
+                follows[count] = 4 * ((next_y + y_px) * slide_width_px + next_x + x_px) + next_side
+                label[count] = own
+                count += 1
+    return key, follows, label
 
 
-def outlines(sides: Sides, slide_width_px: int, scale: float = 1.0) -> tuple[NDArray[np.int64], NDArray[Any]]:
-    """Chain sides to polygons.
+@numba.njit(nogil=True, cache=True)
+def position(key: Any, wanted: int) -> int:
+    """Where a key stands among rising keys; -1 if it does not."""
+    low, high = 0, key.size
+    while low < high:
+        middle = (low + high) // 2
+        if key[middle] < wanted:
+            low = middle + 1
+        else:
+            high = middle
+    return low if low < key.size and key[low] == wanted else -1
 
-    Parameters
-    ----------
-    sides : Sides
-        All sides of some instances.
-    slide_width_px : int
-        As given to :func:`find_sides`.
-    scale : float
-        Factor of the coordinates: level-0 pixels per grid pixel.
 
-    Returns
-    -------
-    labels : (n,) int64 array
-        The instances, rising.
-    polygons : (n,) object array
-        A shapely polygon each, (x, y), shell counter-clockwise as numbers (clockwise on the screen), with holes; pixel
-        i covers [i, i + 1] times ``scale``. A multipolygon for an instance in several pieces.
+@numba.njit(nogil=True, cache=True)
+def _mend(key: Any, follows: Any, label: Any, slide_width_px: int) -> tuple[Any, Any]:
+    """Which sides are real, and what follows on each.
+
+    A side along a seam is none if the pixel beyond has the same label: then that pixel has a side along the seam, too.
+    What would have run into the one follows on the other: the two windows' outlines become one, as two faces of a
+    drawing do when the edge between them is rubbed out.
     """
-    if not sides.key.size:
-        return np.zeros(0, np.int64), np.zeros(0, object)
-    follows = np.searchsorted(sides.key, sides.follows)
-    ring, position = _rings(follows)
-    order = np.lexsort((position, ring))
-    ring, label = ring[order], sides.label[order]
-    pixel, side = np.divmod(sides.key[order], 4)
-    y, x = np.divmod(pixel, slide_width_px)
-    points = 2 * np.stack([x, y], axis=1) + _MIDDLE[side]
-    starts = np.flatnonzero(np.diff(ring, prepend=-1))
-    doubled_area = _doubled_areas(points, starts)
-    shell = doubled_area > 0
-    corner = _corners(points, starts)
-    number = np.cumsum(np.diff(ring, prepend=ring[0]) != 0)[corner]
-    rings = shapely.linearrings(points[corner] * (scale / 2), indices=number)
-    return _assemble(label[starts], rings, shell)
-
-
-def _rings(follows: NDArray[np.intp]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Ring (its first side) and position on it of every side, by pointer doubling: log2 of the longest ring steps."""
-    count = len(follows)
-    head = np.arange(count)
-    jump = follows
-    while not np.array_equal(head, head[follows]):
-        head = np.minimum(head, head[jump])
-        jump = jump[jump]
-    first = head == np.arange(count)
-    # The walk from each side to its ring's first; the first stands still.
-    to_head = np.where(first, 0, 1)
-    jump = np.where(first, np.arange(count), follows)
-    while not first[jump].all():
-        to_head = to_head + to_head[jump]
-        jump = jump[jump]
-    length = np.bincount(head, minlength=count)
-    return head, np.where(first, 0, length[head] - to_head)
-
-
-def _doubled_areas(points: NDArray[np.int64], starts: NDArray[np.intp]) -> NDArray[np.int64]:
-    """Twice the signed area of each ring, in quarter pixels."""
-    after = _next_point(points, starts)
-    cross = points[:, 0] * after[:, 1] - after[:, 0] * points[:, 1]
-    total: NDArray[np.int64] = np.add.reduceat(cross, starts)
-    return total
-
-
-def _next_point(points: NDArray[np.int64], starts: NDArray[np.intp]) -> NDArray[np.int64]:
-    after = np.roll(points, -1, axis=0)
-    ends = np.append(starts[1:], len(points)) - 1
-    after[ends] = points[starts]
-    return after
-
-
-def _corners(points: NDArray[np.int64], starts: NDArray[np.intp]) -> NDArray[np.bool_]:
-    """Points where a ring changes its direction; a ring never has fewer than three."""
-    step = _next_point(points, starts) - points
-    before = np.roll(step, 1, axis=0)
-    ends = np.append(starts[1:], len(points)) - 1
-    before[starts] = step[ends]
-    changes: NDArray[np.bool_] = (step[:, 0] * before[:, 1] - step[:, 1] * before[:, 0]) != 0
-    return changes
-
-
-def _assemble(
-    labels: NDArray[np.int64], rings: NDArray[Any], shell: NDArray[np.bool_]
-) -> tuple[NDArray[np.int64], NDArray[Any]]:
-    found, shells = np.unique(labels[shell], return_counts=True)
-    polygons = np.empty(len(found), object)
-    single = found[shells == 1]
-    if single.size:
-        # The first ring of each index becomes the shell.
-        order = np.lexsort((~shell, labels))
-        order = order[np.isin(labels[order], single)]
-        polygons[shells == 1] = shapely.polygons(rings[order], indices=np.searchsorted(single, labels[order]))
-    for index in np.flatnonzero(shells > 1):
-        mine = labels == found[index]
-        pieces = shapely.union_all(shapely.polygons(rings[mine & shell]))
-        holes = shapely.union_all(shapely.polygons(rings[mine & ~shell]))
-        polygons[index] = shapely.difference(pieces, holes)
-    return found, polygons
+    twin = np.full(key.size, -1, np.int64)
+    for index in range(key.size):
+        pixel, side = key[index] // 4, key[index] % 4
+        x = pixel % slide_width_px
+        if (side == 1 and x == slide_width_px - 1) or (side == 3 and x == 0):
+            continue
+        beyond = pixel + _Y_BEYOND[side] * slide_width_px + _X_BEYOND[side]
+        other = position(key, 4 * beyond + (side + 2) % 4)
+        if other >= 0 and label[other] == label[index]:
+            twin[index] = other
+    mended = follows.copy()
+    for index in range(key.size):
+        if twin[index] < 0:
+            at = position(key, mended[index])
+            while twin[at] >= 0:
+                mended[index] = follows[twin[at]]
+                at = position(key, mended[index])
+    return twin < 0, mended
 
 
 def reference_contour(mask: NDArray[np.bool_]) -> NDArray[np.int32]:

@@ -95,37 +95,19 @@ def flood(
     The level of a seed's pixels is taken for 0, below all others. Only components that hold several seeds or lie at a
     seam are flooded; the others are one atom each.
     """
-    height, width = inside.shape
     parts, n_parts, touching = _components(inside, seams)
     if seeds is None or level is None:
         return _whole(parts, n_parts)
-    roots, n_seeds = _roots(seeds)
-    seeded_at = np.flatnonzero(roots)
-    owner = np.zeros(n_seeds + 1, np.int32)
-    owner[roots.reshape(-1)[seeded_at]] = parts.reshape(-1)[seeded_at]
-    count = np.bincount(owner[1:], minlength=n_parts + 1)
-    flooded = touching | (count > 1)
-    flooded[0] = False
-    # The atoms of components that are not flooded come last.
-    whole = np.where(flooded, 0, np.cumsum(~flooded) - 1).astype(np.int32)
-    whole[0] = 0
-    seeded_whole = (count > 0)[np.flatnonzero(~flooded)[1:]]
-    places = np.flatnonzero((flooded[parts] & (roots == 0)).reshape(-1))
-    keys = (level.reshape(-1)[places].astype(np.int64) << _PLACE_BITS) | places
-    keys.sort()
-    node = np.where(flooded[parts], roots, 0).reshape(-1)
-    atom_of, n_atoms, kind, edges, where = _grow(keys, node, n_seeds, height, width, np.array(seams))
-    # Seeds of components that are not flooded have no pixel among the nodes.
-    used = np.zeros(n_atoms + 1, bool)
-    used[atom_of[node]] = True
-    used[0] = False
-    number = np.where(used, np.cumsum(used), 0).astype(np.int32)
-    n_used = int(used.sum())
-    atoms = number[atom_of[node]].reshape(height, width)
-    easy = whole[parts]
-    np.add(atoms, easy + np.int32(n_used), out=atoms, where=easy > 0)
-    seeded = np.concatenate([[False], (kind[1:] == _SEEDED)[used[1:]], seeded_whole])
-    return Flooded(atoms, n_used + len(seeded_whole), seeded, number[edges], where)
+    n_seeds, roots = cv2.connectedComponents(seeds, connectivity=4, ltype=cv2.CV_32S)
+    keys, n_keys, node, whole, kinds, n_whole = _prepare(parts, touching, np.asarray(roots), n_seeds, level)
+    keys = np.sort(keys[:n_keys])
+    height, width = inside.shape
+    at_seam = np.array(seams)
+    atom, ends, places, n_edges = _grow(keys, node, n_seeds - 1, height, width, at_seam)
+    seeded = np.concatenate([kinds[: n_whole + 1], np.zeros(atom.size, bool)])
+    ends, places = ends[:n_edges].copy(), places[:n_edges].copy()
+    count = _paint(node, n_seeds - 1, atom, parts.reshape(-1), whole, seeded, n_whole, ends)
+    return Flooded(parts, count, seeded[: count + 1].copy(), ends, places)
 
 
 def _components(inside: NDArray[np.uint8], seams: Seams) -> tuple[NDArray[np.int32], int, NDArray[np.bool_]]:
@@ -141,18 +123,11 @@ def _components(inside: NDArray[np.uint8], seams: Seams) -> tuple[NDArray[np.int
 
 
 def _whole(parts: NDArray[np.int32], n_parts: int) -> Flooded:
-    return Flooded(
-        parts, n_parts, np.zeros(n_parts + 1, bool), np.zeros((0, 2), np.int32), np.zeros((0, 2), np.int64)
-    )
-
-
-def _roots(seeds: NDArray[np.uint8]) -> tuple[NDArray[np.int32], int]:
-    count, found = cv2.connectedComponents(seeds, connectivity=4, ltype=cv2.CV_32S)
-    return np.asarray(found, dtype=np.int32), count - 1
+    return Flooded(parts, n_parts, np.zeros(n_parts + 1, bool), np.zeros((0, 2), np.int32), np.zeros((0, 2), np.int64))
 
 
 @numba.njit(nogil=True, cache=True)
-def find_root(parent: Any, index: int) -> int:
+def find_root(parent: Any, index: Any) -> Any:
     """Root of a node, the path to it halved."""
     while parent[index] != index:
         parent[index] = parent[parent[index]]
@@ -161,34 +136,74 @@ def find_root(parent: Any, index: int) -> int:
 
 
 @numba.njit(nogil=True, cache=True)
-def _grow(
-    keys: Any, node: Any, n_seeds: int, height: int, width: int, seams: Any
-) -> tuple[Any, int, Any, Any, Any]:
+def _prepare(parts: Any, touching: Any, roots: Any, n_seeds: int, level: Any) -> tuple[Any, int, Any, Any, Any, int]:
+    """What has to be flooded.
+
+    Returns the keys of the pixels to flood, unsorted, and how many; the node of every pixel, so far those of seeds; for
+    each component its atom if it is one as a whole, 1 … k, else 0; whether atoms 0 … k hold a seed; and k.
+    """
+    part_of, root_of, level_of = parts.reshape(-1), roots.reshape(-1), level.reshape(-1)
+    counted = np.zeros(n_seeds, np.bool_)
+    count = np.zeros(touching.size, np.int32)
+    for place in range(part_of.size):
+        root = root_of[place]
+        if root and not counted[root]:
+            counted[root] = True
+            count[part_of[place]] += 1
+    whole = np.zeros(touching.size, np.int32)
+    seeded = np.zeros(touching.size, np.bool_)
+    n_whole = 0
+    for part in range(1, touching.size):
+        if not touching[part] and count[part] < 2:
+            n_whole += 1
+            whole[part] = n_whole
+            seeded[n_whole] = count[part] == 1
+    keys = np.empty(part_of.size, np.int64)
+    node = np.zeros(part_of.size, np.int32)
+    n = 0
+    for place in range(part_of.size):
+        part = part_of[place]
+        if part == 0 or whole[part] != 0:
+            continue
+        if root_of[place]:
+            node[place] = root_of[place]
+        else:
+            keys[n] = (np.int64(level_of[place]) << _PLACE_BITS) | place
+            n += 1
+    return keys, n, node, whole, seeded, n_whole
+
+
+@numba.njit(nogil=True, cache=True)
+def _grow(keys: Any, node: Any, n_seeds: int, height: int, width: int, seams: Any) -> tuple[Any, Any, Any, int]:
     """Kruskal's algorithm on pixels by rising key.
 
     Nodes are 1 … n_seeds, the seeds, and on from there the pixels in their order; 0 is background. ``node`` holds the
-    seeds' pixels when it comes, and every flooded pixel when it goes.
+    seeds' pixels when it comes, and every flooded pixel when it goes. Returns the trees of what is decided, and the
+    nodes and places of undecided edges, and how many.
     """
-    n = keys.size
-    total = n_seeds + n + 1
-    tree = np.arange(total)  # what the window's forest joins
-    atom = np.arange(total)  # of that, what is decided
+    total = n_seeds + keys.size + 1
+    tree = np.empty(total, np.int32)  # what the window's forest joins
+    atom = np.empty(total, np.int32)  # of that, what is decided
     holds = np.zeros(total, np.uint8)  # by root of a tree
-    holds[1 : n_seeds + 1] = _SEEDED
+    for index in range(total):
+        tree[index] = index
+        atom[index] = index
+        if 0 < index <= n_seeds:
+            holds[index] = _SEEDED
     most = n_seeds + 2 * (height + width)
-    edges = np.empty((most, 2), np.int64)
-    where = np.empty((most, 2), np.int64)
+    ends = np.empty((most, 2), np.int32)
+    places = np.empty((most, 2), np.int64)
     n_edges = 0
-    terminal = np.zeros(total, np.bool_)
     # Neighbours that come before a pixel: their order, node and place.
     rank = np.empty(4, np.int64)
     beside = np.empty(4, np.int64)
     at = np.empty(4, np.int64)
-    places = np.int64(height) * width
-    for index in range(n):
+    n_places = np.int64(height) * width
+    for index in range(keys.size):
         place = keys[index] & ((np.int64(1) << _PLACE_BITS) - 1)
-        y, x = place // width, place % width
-        me = n_seeds + 1 + index
+        y = place // width
+        x = place - y * width
+        me = np.int64(n_seeds + 1 + index)
         if (
             (seams[0] and y == 0)
             or (seams[1] and x == 0)
@@ -196,7 +211,6 @@ def _grow(
             or (seams[3] and x == width - 1)
         ):
             holds[me] = _TERMINAL
-            terminal[me] = True
         node[place] = me
         found = 0
         for side in range(4):
@@ -216,47 +230,61 @@ def _grow(
                 if y == height - 1:
                     continue
                 other = place + width
-            its = node[other]
+            its = np.int64(node[other])
             if its == 0:
                 continue
-            order = other if its <= n_seeds else places + its
+            order = other if its <= n_seeds else n_places + its
             slot = found
             while slot > 0 and rank[slot - 1] > order:
-                rank[slot], beside[slot], at[slot] = rank[slot - 1], beside[slot - 1], at[slot - 1]
+                rank[slot] = rank[slot - 1]
+                beside[slot] = beside[slot - 1]
+                at[slot] = at[slot - 1]
                 slot -= 1
-            rank[slot], beside[slot], at[slot] = order, its, other
+            rank[slot] = order
+            beside[slot] = its
+            at[slot] = other
             found += 1
         for slot in range(found):
             its = beside[slot]
-            mine, theirs = find_root(tree, me), find_root(tree, its)
+            mine = find_root(tree, me)
+            theirs = find_root(tree, its)
             if mine == theirs or (holds[mine] == _SEEDED and holds[theirs] == _SEEDED):
                 continue
             if holds[mine] != 0 and holds[theirs] != 0:
-                edges[n_edges, 0], edges[n_edges, 1] = me, its
-                where[n_edges, 0], where[n_edges, 1] = place, at[slot]
+                ends[n_edges, 0] = me
+                ends[n_edges, 1] = its
+                places[n_edges, 0] = place
+                places[n_edges, 1] = at[slot]
                 n_edges += 1
             else:
                 atom[find_root(atom, me)] = find_root(atom, its)
-            held = max(holds[mine], holds[theirs])
             tree[mine] = theirs
-            holds[theirs] = held
-    # Atoms numbered in the order of their first nodes, and what each holds.
-    number = np.zeros(total, np.int32)
-    kind = np.zeros(total, np.uint8)
-    atom_of = np.zeros(total, np.int32)
-    count = 0
-    for index in range(1, total):
-        root = find_root(atom, index)
+            if holds[mine] > holds[theirs]:
+                holds[theirs] = holds[mine]
+    return atom, ends, places, n_edges
+
+
+@numba.njit(nogil=True, cache=True)
+def _paint(node: Any, n_seeds: int, atom: Any, labels: Any, whole: Any, seeded: Any, n_whole: int, ends: Any) -> int:
+    """Number the atoms, whole components first, then the others in raster order; return how many.
+
+    ``labels`` holds components when it comes and atoms when it goes, ``ends`` nodes and atoms; ``seeded`` is filled.
+    """
+    number = np.zeros(atom.size, np.int32)
+    count = n_whole
+    for place in range(node.size):
+        its = np.int64(node[place])
+        if its == 0:
+            labels[place] = whole[labels[place]]
+            continue
+        root = find_root(atom, its)
         if number[root] == 0:
             count += 1
             number[root] = count
-        atom_of[index] = number[root]
-        if index <= n_seeds:
-            kind[number[root]] = _SEEDED
-        elif terminal[index] and kind[number[root]] == 0:
-            kind[number[root]] = _TERMINAL
-    joined = np.empty((n_edges, 2), np.int64)
-    for index in range(n_edges):
-        joined[index, 0] = atom_of[edges[index, 0]]
-        joined[index, 1] = atom_of[edges[index, 1]]
-    return atom_of, count, kind[: count + 1], joined, where[:n_edges]
+        labels[place] = number[root]
+        if its <= n_seeds:
+            seeded[number[root]] = True
+    for index in range(len(ends)):
+        for side in range(2):
+            ends[index, side] = number[find_root(atom, np.int64(ends[index, side]))]
+    return count

@@ -31,11 +31,12 @@ from math import comb
 from typing import Any, ClassVar
 
 import cv2
+import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from slideloom.config.model import InstancesConfig
-from slideloom.instances.method import Landscape, large_pieces
+from slideloom.instances.method import Landscape, flood_level, large_pieces, opened
 from slideloom.instances.threshold import Foreground, area_px, enclosed
 
 __all__ = ["ENERGY", "HVWatershed", "hv_energy", "kernel_px", "relief"]
@@ -61,7 +62,7 @@ def kernel_px(gradient_um: float, mpp_um: float) -> int:
 
 
 @lru_cache(maxsize=8)
-def _filters(width: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _filters(width: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
     """Sobel's binomial filters, whole numbers: the derivative, positive on a rise, and the smoothing."""
     smooth = np.array([comb(width - 1, k) for k in range(width)], np.float64)
     inner = np.array([0, *(comb(width - 2, k) for k in range(width - 1)), 0], np.float64)
@@ -69,7 +70,7 @@ def _filters(width: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     if smooth.sum() > _WEIGHT_SUM:
         smooth = np.rint(smooth * (_WEIGHT_SUM / smooth.sum()))
         derive = np.rint(derive * (_WEIGHT_SUM / np.abs(derive).sum()))
-    return derive, smooth
+    return derive.astype(np.int32), smooth.astype(np.int32)
 
 
 def hv_energy(hv: NDArray[np.int8], width: int) -> NDArray[np.int32]:
@@ -89,16 +90,58 @@ def hv_energy(hv: NDArray[np.int8], width: int) -> NDArray[np.int32]:
         0 … :data:`ENERGY`.
     """
     derive, smooth = _filters(width)
-    bound = _HV_SCALE * np.abs(derive).sum() * smooth.sum()
-    planes = hv.astype(np.float64)
-    slope = np.asarray(cv2.sepFilter2D(planes[0], cv2.CV_64F, derive, smooth), dtype=np.float64)
-    np.minimum(slope, cv2.sepFilter2D(planes[1], cv2.CV_64F, smooth, derive), out=slope)
-    slope /= bound
-    np.subtract(_STEEPEST_RISE, slope, out=slope)
-    slope *= ENERGY / (1 + _STEEPEST_RISE)
-    np.rint(slope, out=slope)
-    np.clip(slope, 0, ENERGY, out=slope)
-    return slope.astype(np.int32)
+    bound = float(_HV_SCALE * np.abs(derive).sum() * smooth.sum())
+    energy: NDArray[np.int32] = _energy(np.ascontiguousarray(hv), derive, smooth, bound)
+    return energy
+
+
+@numba.njit(nogil=True, cache=True)
+def _energy(hv: Any, derive: Any, smooth: Any, bound: float) -> Any:
+    """Both filters over both planes, row by row: sums along rows fit 32 bits, those down the columns 53."""
+    _, height, width = hv.shape
+    taps = derive.size
+    reach = taps // 2
+    padded = np.empty(width + 2 * reach, np.int32)
+    along = np.empty(width, np.int32)
+    rows = np.empty((2, taps, width), np.float64)
+    down = np.empty((2, width), np.float64)
+    energy = np.empty((height, width), np.int32)
+    for y in range(-reach, height + reach):
+        source = _mirrored(y, height)
+        for plane in range(2):
+            weights = smooth if plane else derive
+            for index in range(padded.size):
+                padded[index] = hv[plane, source, _mirrored(index - reach, width)]
+            for x in range(width):
+                along[x] = 0
+            for tap in range(taps):
+                for x in range(width):
+                    along[x] += weights[tap] * padded[x + tap]
+            for x in range(width):
+                rows[plane, (y + reach) % taps, x] = along[x]
+        if y < reach:
+            continue
+        for plane in range(2):
+            weights = derive if plane else smooth
+            for x in range(width):
+                down[plane, x] = 0
+            for tap in range(taps):
+                source = (y - reach + tap) % taps
+                for x in range(width):
+                    down[plane, x] += weights[tap] * rows[plane, source, x]
+        for x in range(width):
+            share = min(down[0, x], down[1, x]) / bound
+            value = np.rint((_STEEPEST_RISE - share) * (ENERGY / (1 + _STEEPEST_RISE)))
+            energy[y - reach, x] = min(max(value, 0.0), ENERGY)
+    return energy
+
+
+@numba.njit(nogil=True, cache=True)
+def _mirrored(place: int, size: int) -> int:
+    """Place inside a row of some size, mirrored at its first and last pixel, which are not doubled."""
+    while size > 1 and (place < 0 or place >= size):
+        place = -place if place < 0 else 2 * (size - 1) - place
+    return place if size > 1 else 0
 
 
 @dataclass(frozen=True)
@@ -188,9 +231,8 @@ class HVWatershed:
         inner = mask & (energy < self.separates).view(np.uint8)
         outside = np.pad(1 - mask, 1, constant_values=1)
         rim = np.asarray(cv2.dilate(outside, _CROSS), dtype=np.uint8)[1:-1, 1:-1]
-        inner |= enclosed(mask - inner, None, self.ridge_side_px, rim).view(np.uint8)
-        disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (self.opening_px, self.opening_px))
-        return np.asarray(cv2.morphologyEx(inner, cv2.MORPH_OPEN, disc), dtype=np.uint8)
+        inner |= enclosed(mask - inner, None, self.ridge_side_px, rim)
+        return opened(inner, self.opening_px)
 
 
 def relief(energy: NDArray[np.int32], mask: NDArray[np.uint8]) -> NDArray[np.int32]:
@@ -208,8 +250,4 @@ def relief(energy: NDArray[np.int32], mask: NDArray[np.uint8]) -> NDArray[np.int
     (H, W) int32 array
         1 … 16 · :data:`ENERGY` + 1.
     """
-    calm = ((ENERGY - energy) * mask).astype(np.float32)
-    kernel = np.array([1.0, 2.0, 1.0], np.float32)
-    smooth = np.asarray(cv2.sepFilter2D(calm, cv2.CV_32F, kernel, kernel), dtype=np.float32)
-    level: NDArray[np.int32] = (16 * ENERGY + 1 - smooth).astype(np.int32)
-    return level
+    return flood_level(((ENERGY - energy) * mask).astype(np.float32), ENERGY, (1, 2, 1))

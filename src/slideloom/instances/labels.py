@@ -8,6 +8,7 @@ there, not here.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,14 @@ from numpy.typing import NDArray
 
 from slideloom._version import __version__
 from slideloom.artefacts.zarrio import create_array, create_group, open_array, read_attributes
+from slideloom.instances.pool import in_order
 from slideloom.instances.windows import Box, windows
 
 __all__ = ["LABELS_SCHEMA", "open_labels", "write_labels"]
 
 LABELS_SCHEMA = 1
+#: Gives the final labels of a box.
+Reader = Callable[[Box], NDArray[np.uint32]]
 _OME_VERSION = "0.5"
 _CHUNK_PX = 512
 #: 64 MB of uint32; a shard is written whole, once.
@@ -33,11 +37,12 @@ _AXES = ("y", "x")
 def write_labels(
     place: Path,
     shape: tuple[int, int],
-    read: Callable[[Box], NDArray[np.uint32]],
+    read: Reader,
     mpp_um: float,
     *,
     name: str = "nuclei",
     attributes: Mapping[str, Any] | None = None,
+    workers: int = 1,
 ) -> None:
     """Write a label image and its pyramid.
 
@@ -55,6 +60,8 @@ def write_labels(
         Of the image.
     attributes : mapping, optional
         JSON values kept under ``slideloom``: what the labels were made from.
+    workers : int
+        Shards in work at once, each in a thread; ``read`` is then called in threads.
     """
     sizes = [shape]
     while max(sizes[-1]) >= _SMALL_ENOUGH_PX:
@@ -62,19 +69,32 @@ def write_labels(
         sizes.append((-(-height // 2), -(-width // 2)))
     create_group(place, {"ome": _ome(len(sizes), mpp_um, name), "slideloom": _about(mpp_um, attributes)})
     finer = _create(place / "0", sizes[0])
-    for box in windows(Box(0, 0, *shape), _SHARD_PX):
-        finer[box.slices].write(read(box)).result()
+    _fill(finer, sizes[0], read, workers)
     for level, size in enumerate(sizes[1:], 1):
         coarser = _create(place / str(level), size)
-        for box in windows(Box(0, 0, *size), _SHARD_PX):
-            rows, columns = (slice(2 * part.start, 2 * part.stop - 1, 2) for part in box.slices)
-            coarser[box.slices].write(np.asarray(finer[rows, columns])).result()
+        _fill(coarser, size, partial(_every_second, finer), workers)
         finer = coarser
 
 
 def open_labels(place: Path) -> ts.TensorStore:
     """Level 0 of a label image, (H, W) uint32, opened lazily."""
     return open_array(place / read_attributes(place)["ome"]["multiscales"][0]["datasets"][0]["path"])
+
+
+def _fill(array: ts.TensorStore, size: tuple[int, int], read: Reader, workers: int) -> None:
+    """Write an array shard by shard."""
+
+    def work(box: Box) -> None:
+        array[box.slices].write(read(box)).result()
+
+    for _ in in_order(work, windows(Box(0, 0, *size), _SHARD_PX), workers):
+        pass
+
+
+def _every_second(finer: ts.TensorStore, box: Box) -> NDArray[np.uint32]:
+    """A box of the next level."""
+    rows, columns = (slice(2 * part.start, 2 * part.stop - 1, 2) for part in box.slices)
+    return np.asarray(finer[rows, columns])
 
 
 def _create(place: Path, size: tuple[int, int]) -> ts.TensorStore:

@@ -1,57 +1,81 @@
 """Figures of every instance of a slide, gathered window by window in one pass.
 
 All sums are of whole numbers and independent of the windows; outlines are chained where an instance is complete. The
-cost is linear in the foreground: no instance is ever looked for in a full image.
+cost is linear in the foreground: no instance is ever looked for in a full image. Instances come out in the order of
+their ids as soon as the windows above have all been looked at, so that no more outlines are held than those of a few
+rows of windows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from slideloom.errors import SlideloomError
-from slideloom.instances.contours import Sides, find_sides, outlines
-from slideloom.instances.windows import Box, LabelTable, windows
-from slideloom.patches.store import PatchStore
+from slideloom.instances.contours import Sides, find_sides, position
+from slideloom.instances.outlines import Outlines, outlines
+from slideloom.instances.pool import in_order
+from slideloom.instances.windows import Box, LabelTable, WindowGrid
 
-__all__ = ["Figures", "marker_sums", "measure"]
+__all__ = ["Figures", "label_runs", "measure", "measured"]
 
-_TILES_AT_ONCE = 64
+#: Instances of a part, other than the last.
+_PART = 1 << 16
+_NOTHING = np.zeros((0, 0), np.uint8)
 
 
 @dataclass(frozen=True)
 class Figures:
-    """Figures of instances 1 … n; index 0 means nothing.
+    """Figures of n instances with consecutive ids.
 
     Attributes
     ----------
-    area : (n + 1,) int64 array
+    first : int
+        Id of the first.
+    area : (n,) int64 array
         Pixels.
-    box : (n + 1, 4) int64 array
+    box : (n, 4) int64 array
         Top, left, bottom, right, past-the-end exclusive, grid pixels.
-    centroid : (n + 1, 2) float64 array
+    centroid : (n, 2) float64 array
         x, y of the mean pixel centre in grid pixels; pixel i has its centre at i + 0.5.
-    nucleus : (n + 1,) int64 array
+    nucleus : (n,) int64 array
         Sum of the nucleus map, 255 a pixel at most.
-    class_pixels : (n + 1, k) int64 array
+    class_pixels : (n, k) int64 array
         Pixels of each class, background first; k = 0 without a class map.
-    class_weight : (n + 1, k) int64 array
+    class_weight : (n, k) int64 array
         Sum of the class probability over those pixels, 255 a pixel at most.
-    polygon : (n + 1,) object array
-        Outline, level-0 pixels, (x, y).
+    outlines : Outlines
+        Polygons, level-0 pixels, (x, y).
     """
 
+    first: int
     area: NDArray[np.int64]
     box: NDArray[np.int64]
     centroid: NDArray[np.float64]
     nucleus: NDArray[np.int64]
     class_pixels: NDArray[np.int64]
     class_weight: NDArray[np.int64]
-    polygon: NDArray[Any]
+    outlines: Outlines
+
+    def __len__(self) -> int:
+        return len(self.area)
+
+
+@dataclass(frozen=True)
+class _Window:
+    """What a window adds: sums of the labels in it, whole outlines, and sides of those that go on elsewhere."""
+
+    present: NDArray[np.int64]
+    sums: NDArray[np.int64]
+    class_pixels: NDArray[np.int64]
+    class_weight: NDArray[np.int64]
+    whole: Outlines
+    open: Sides
 
 
 def measure(
@@ -62,15 +86,32 @@ def measure(
     n_classes: int = 0,
     scale: float = 1.0,
     window_px: int = 2048,
+    workers: int = 1,
 ) -> Figures:
-    """Measure instances.
+    """Measure all instances at once; parameters and errors as those of :func:`measured`."""
+    options: dict[str, Any] = {"n_classes": n_classes, "scale": scale, "window_px": window_px, "workers": workers}
+    return next(measured(labels, maps, table, **options, part=max(len(table) - 1, 1)))
+
+
+def measured(
+    labels: Any,
+    maps: Mapping[str, Any],
+    table: LabelTable,
+    *,
+    n_classes: int = 0,
+    scale: float = 1.0,
+    window_px: int = 2048,
+    workers: int = 1,
+    part: int = _PART,
+) -> Iterator[Figures]:
+    """Measure instances, a part of them after the other.
 
     Parameters
     ----------
     labels : (H, W) array of unsigned integers
-        Ids 1 … n; NumPy array or open Zarr array.
+        Ids 1 … n, every one of them present; NumPy array or open Zarr array.
     maps : mapping of str to array
-        ``nucleus`` (H, W) uint8 and, with ``n_classes``, ``class_id`` and ``class_probability``.
+        ``nucleus`` (H, W) uint8 and, with ``n_classes``, ``class_id`` and ``class_probability``, likewise.
     table : LabelTable
         Boxes and areas of the ids.
     n_classes : int
@@ -79,11 +120,16 @@ def measure(
         Level-0 pixels per grid pixel, for the outlines.
     window_px : int
         Side of the windows; changes nothing but memory.
+    workers : int
+        Windows in work at once; changes nothing.
+    part : int
+        Instances of a part.
 
-    Returns
-    -------
+    Yields
+    ------
     Figures
-        Memory: a window, and the figures.
+        Of the next ``part`` ids; one without instances where there are none. Memory: the windows in work, some hundred
+        bytes an instance, and the outlines of a part and a row of windows.
 
     Raises
     ------
@@ -91,49 +137,117 @@ def measure(
         ``unknown_class``: the class map holds an id of ``n_classes`` or above.
     """
     height, width = labels.shape
-    count = len(table)
-    sums = np.zeros((count, 3), np.float64)  # x, y, nucleus; whole numbers below 2**53
-    class_pixels = np.zeros((count, n_classes), np.int64)
-    class_weight = np.zeros((count, n_classes), np.int64)
-    polygon = np.full(count, None, object)
-    number = np.zeros(count, np.int64)
-    open_sides: list[Sides] = []
-    for place in windows(Box(0, 0, height, width), window_px):
-        outer = place.grown(1, (height, width))
-        context = np.zeros((place.height + 2, place.width + 2), np.int64)
-        at = Box(place.top - 1, place.left - 1, place.bottom + 1, place.right + 1)
-        context[outer.within(at)] = np.asarray(labels[outer.slices])
-        core = context[1:-1, 1:-1]
-        y, x = np.nonzero(core)
-        if not y.size:
-            continue
-        pixel_label = core[y, x]
-        present = np.unique(pixel_label)
-        number[present] = np.arange(len(present))
-        own = number[pixel_label]
+    grid = WindowGrid(Box(0, 0, height, width), window_px)
+    totals = _Totals(table, n_classes, part)
 
-        values = (x + place.left, y + place.top, np.asarray(maps["nucleus"][place.slices])[y, x])
-        for column, weights in enumerate(values):
-            sums[present, column] += np.bincount(own, weights=weights, minlength=len(present))
-        if n_classes:
-            class_id = np.asarray(maps["class_id"][place.slices])[y, x]
-            if class_id.max() >= n_classes:
-                raise _unknown_class(int(class_id.max()), n_classes)
-            slot = own * n_classes + class_id
-            weight = np.asarray(maps["class_probability"][place.slices])[y, x]
-            shape = (len(present), n_classes)
-            class_pixels[present] += np.bincount(slot, minlength=shape[0] * shape[1]).reshape(shape)
-            class_weight[present] += (
-                np.bincount(slot, weights=weight, minlength=shape[0] * shape[1]).reshape(shape).astype(np.int64)
+    def work(index: int) -> _Window | None:
+        place = grid.place(index)
+        return _look(np.asarray(labels[place.slices]), maps, table, place, n_classes, scale, width)
+
+    open_sides: list[Sides] = []
+    for index, window in enumerate(in_order(work, range(grid.n), workers)):
+        if window is not None:
+            totals.add(window)
+            open_sides.append(window.open)
+        if grid.right_of(index) is not None:
+            continue
+        done = grid.place(index).bottom
+        sides = Sides.gather(open_sides)
+        ready = table.box[sides.label, 2] <= done
+        totals.keep(outlines(Sides.join([sides.of(ready)], width), width, scale))
+        open_sides = [sides.of(~ready)]
+        yield from totals.ready(done)
+
+
+def _look(
+    labels: NDArray[Any],
+    maps: Mapping[str, Any],
+    table: LabelTable,
+    place: Box,
+    n_classes: int,
+    scale: float,
+    slide_width_px: int,
+) -> _Window | None:
+    """Everything about a window; None if it is empty."""
+    labels = np.ascontiguousarray(labels, np.uint32)
+    present = np.unique(label_runs(labels))
+    if not present.size:
+        return None
+    names = ("nucleus", "class_id", "class_probability") if n_classes else ("nucleus",)
+    planes = [np.ascontiguousarray(maps[name][place.slices], np.uint8) for name in names]
+    planes += [_NOTHING] * (3 - len(planes))
+    sums, class_pixels, class_weight, highest = _add_up(labels, present, place.top, place.left, n_classes, *planes)
+    if n_classes and highest >= n_classes:
+        raise _unknown_class(highest, n_classes)
+    sides = find_sides(labels, place.top, place.left, slide_width_px)
+    top, left, bottom, right = table.box[present].T
+    inside = (top >= place.top) & (left >= place.left) & (bottom <= place.bottom) & (right <= place.right)
+    whole = inside[np.searchsorted(present, sides.label)]
+    return _Window(
+        present.astype(np.int64),
+        sums,
+        class_pixels,
+        class_weight,
+        outlines(sides.of(whole), slide_width_px, scale),
+        sides.of(~whole),
+    )
+
+
+class _Totals:
+    """Sums and outlines as they come in, handed out in parts once they are complete."""
+
+    def __init__(self, table: LabelTable, n_classes: int, part: int) -> None:
+        count = len(table)
+        self._table = table
+        self._sums = np.zeros((count, 3), np.int64)  # x, y, nucleus
+        self._class_pixels = np.zeros((count, n_classes), np.int64)
+        self._class_weight = np.zeros((count, n_classes), np.int64)
+        self._part = part
+        begins = np.arange(1, max(count, 2), part)
+        self._ends = np.minimum(begins + part, count).tolist()
+        #: Row below the lowest pixel of each part.
+        self._bottoms = [int(table.box[b:e, 2].max(initial=0)) for b, e in zip(begins, self._ends, strict=True)]
+        self._outlines: list[list[Outlines]] = [[] for _ in self._ends]
+        self._next = 0
+
+    def add(self, window: _Window) -> None:
+        """Add a window's sums, and keep its outlines."""
+        self._sums[window.present] += window.sums
+        self._class_pixels[window.present] += window.class_pixels
+        self._class_weight[window.present] += window.class_weight
+        self.keep(window.whole)
+
+    def keep(self, found: Outlines) -> None:
+        """Keep outlines, each with the part that its instance belongs to."""
+        if not len(found):
+            return
+        part = (found.label - 1) // self._part
+        parts, first = np.unique(part, return_index=True)
+        stops = [*first[1:].tolist(), len(found)]
+        for number, begin, stop in zip(parts.tolist(), first.tolist(), stops, strict=True):
+            self._outlines[number].append(found.part(begin, stop))
+
+    def ready(self, done_px: int) -> Iterator[Figures]:
+        """The next parts whose instances all end above a row."""
+        while self._next < len(self._ends) and self._bottoms[self._next] <= done_px:
+            first, stop = self._next * self._part + 1, self._ends[self._next]
+            polygons = Outlines.join(self._outlines[self._next])
+            self._outlines[self._next] = []
+            if not np.array_equal(polygons.label, np.arange(first, stop)):
+                raise ValueError(f"ids {first} to {stop - 1} are not all in the label image, or others are")
+            rows = slice(first, stop)
+            area = self._table.area[rows]
+            yield Figures(
+                first,
+                area,
+                self._table.box[rows],
+                self._sums[rows, :2] / area[:, None] + 0.5,
+                self._sums[rows, 2],
+                self._class_pixels[rows],
+                self._class_weight[rows],
+                polygons,
             )
-        sides = find_sides(context, place.top, place.left, width)
-        whole = _inside(table.box, place)[sides.label]
-        _chain(sides.of(whole), width, scale, polygon)
-        open_sides.append(sides.of(~whole))
-    _chain(Sides.join(open_sides), width, scale, polygon)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        centroid = sums[:, :2] / table.area[:, None] + 0.5
-    return Figures(table.area, table.box, centroid, sums[:, 2].astype(np.int64), class_pixels, class_weight, polygon)
+            self._next += 1
 
 
 def _unknown_class(class_id: int, n_classes: int) -> SlideloomError:
@@ -145,94 +259,65 @@ def _unknown_class(class_id: int, n_classes: int) -> SlideloomError:
     )
 
 
-def _inside(boxes: NDArray[np.int64], place: Box) -> NDArray[np.bool_]:
-    top, left, bottom, right = boxes.T
-    inside: NDArray[np.bool_] = (
-        (top >= place.top) & (left >= place.left) & (bottom <= place.bottom) & (right <= place.right)
-    )
-    return inside
-
-
-def _chain(sides: Sides, width: int, scale: float, polygon: NDArray[Any]) -> None:
-    found, polygons = outlines(sides, width, scale)
-    polygon[found] = polygons
-
-
-def marker_sums(labels: Any, patches: PatchStore, count: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Add up every channel under every instance, each pixel of the slide once.
-
-    Parameters
-    ----------
-    labels : (H, W) array of unsigned integers
-        Ids below ``count``; NumPy array or open Zarr array.
-    patches : PatchStore
-        Tiles of the same grid frame; where they overlap, the first one counts.
-    count : int
-        Number of ids, 0 among them.
-
-    Returns
-    -------
-    sums : (count, c) float64 array
-        Exact for integer pixels.
-    pixels : (count,) int64 array
-        Pixels that were added up: fewer than the instance's where tiles were left out.
-    """
-    sums = np.zeros((count, len(patches.channels)), np.float64)
-    pixels = np.zeros(count, np.int64)
-    earlier = _earlier_tiles(patches)
-    for start in range(0, patches.n, _TILES_AT_ONCE):
-        tiles = np.arange(start, min(start + _TILES_AT_ONCE, patches.n))
-        bands = _labels_of(labels, patches, tiles)
-        if not any(band.any() for band in bands):
-            continue
-        batch = patches.pixels(slice(int(tiles[0]), int(tiles[-1]) + 1))
-        for tile, band, values in zip(tiles.tolist(), bands, batch, strict=True):
-            mask = band > 0
-            y_px, x_px = int(patches.y_px[tile]), int(patches.x_px[tile])
-            for other in earlier(tile):
-                dy, dx = int(patches.y_px[other]) - y_px, int(patches.x_px[other]) - x_px
-                side = patches.tile_px
-                mask[max(dy, 0) : max(dy + side, 0), max(dx, 0) : max(dx + side, 0)] = False
-            where = np.flatnonzero(mask)
-            if not where.size:
-                continue
-            height, width = band.shape
-            label = band.reshape(-1)[where]
-            order = np.argsort(label, kind="stable")
-            label, where = label[order], where[order]
-            starts = np.flatnonzero(np.diff(label, prepend=-1))
-            picked = values[:, :height, :width].reshape(len(values), -1)[:, where]
-            sums[label[starts]] += np.add.reduceat(picked, starts, axis=1, dtype=np.float64).T
-            pixels[label[starts]] += np.diff(starts, append=len(label))
-    return sums, pixels
-
-
-def _labels_of(labels: Any, patches: PatchStore, tiles: NDArray[np.intp]) -> list[NDArray[np.int64]]:
-    """Labels under each tile, without its padding; each row of tiles is read once."""
-    found: list[NDArray[np.int64]] = []
-    for row in np.unique(patches.row[tiles]):
-        mine = tiles[patches.row[tiles] == row]
-        top, left = int(patches.y_px[mine[0]]), int(patches.x_px[mine].min())
-        bottom = top + int(patches.height_valid[mine[0]])
-        right = int((patches.x_px[mine] + patches.width_valid[mine]).max())
-        band = np.asarray(labels[top:bottom, left:right]).astype(np.int64)
-        for tile in mine:
-            x_px = int(patches.x_px[tile]) - left
-            found.append(band[:, x_px : x_px + int(patches.width_valid[tile])])
+def label_runs(labels: NDArray[np.uint32]) -> NDArray[np.uint32]:
+    """Labels of all horizontal runs of one label, (runs,), background left out, in raster order."""
+    found: NDArray[np.uint32] = _runs(labels)
     return found
 
 
-def _earlier_tiles(patches: PatchStore) -> Any:
-    """A function that lists the tiles before a tile that overlap it."""
-    reach = -(-patches.tile_px // patches.stride_px) - 1
-    if reach == 0:
-        return lambda tile: ()
-    rows, columns = patches.row.tolist(), patches.col.tolist()
-    at = {place: tile for tile, place in enumerate(zip(rows, columns, strict=True))}
-    steps = [(dy, dx) for dy in range(-reach, 1) for dx in range(-reach, reach + 1) if dy < 0 or dx < 0]
+@numba.njit(nogil=True, cache=True)
+def _runs(labels: Any) -> Any:
+    """Two passes: how many, then which."""
+    height, width = labels.shape
+    found = np.empty(0, np.uint32)
+    for turn in range(2):
+        count = 0
+        for y in range(height):
+            before = np.uint32(0)
+            for x in range(width):
+                own = labels[y, x]
+                if own != before and own != 0:
+                    if turn:
+                        found[count] = own
+                    count += 1
+                before = own
+        if not turn:
+            found = np.empty(count, np.uint32)
+    return found
 
-    def earlier(tile: int) -> list[int]:
-        places = ((rows[tile] + dy, columns[tile] + dx) for dy, dx in steps)
-        return [at[place] for place in places if place in at]
 
-    return earlier
+@numba.njit(nogil=True, cache=True)
+def _add_up(
+    labels: Any,
+    present: Any,
+    y_px: int,
+    x_px: int,
+    n_classes: int,
+    nucleus: Any,
+    class_id: Any,
+    class_probability: Any,
+) -> tuple[Any, Any, Any, int]:
+    """Sums by label of ``present``: x, y, nucleus; pixels and weight by class; and the highest class."""
+    height, width = labels.shape
+    sums = np.zeros((present.size, 3), np.int64)
+    class_pixels = np.zeros((present.size, n_classes), np.int64)
+    class_weight = np.zeros((present.size, n_classes), np.int64)
+    highest = 0
+    for y in range(height):
+        before, row = 0, 0
+        for x in range(width):
+            own = labels[y, x]
+            if own == 0:
+                continue
+            if own != before:
+                row, before = position(present, own), own
+            sums[row, 0] += x + x_px
+            sums[row, 1] += y + y_px
+            sums[row, 2] += nucleus[y, x]
+            if n_classes:
+                kind = class_id[y, x]
+                highest = max(highest, kind)
+                if kind < n_classes:
+                    class_pixels[row, kind] += 1
+                    class_weight[row, kind] += class_probability[y, x]
+    return sums, class_pixels, class_weight, highest

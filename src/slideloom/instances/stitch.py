@@ -175,9 +175,7 @@ def find_instances(maps: SlideMaps, method: Method) -> NDArray[np.int32]:
     return labels
 
 
-def _flood_window(
-    maps: SlideMaps, method: Method, grid: WindowGrid, index: int
-) -> tuple[Flooded, Landscape | None]:
+def _flood_window(maps: SlideMaps, method: Method, grid: WindowGrid, index: int) -> tuple[Flooded, Landscape | None]:
     """A window's forest, and what was flooded in it."""
     place = grid.place(index)
     outer = place.grown(method.context_px, maps.shape)

@@ -12,12 +12,14 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import cv2
+import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from slideloom.config.model import InstancesConfig
+from slideloom.instances.windows import Box, LabelTable, label_table
 
-__all__ = ["Foreground", "Threshold", "area_px", "components", "enclosed", "foreground"]
+__all__ = ["Foreground", "Threshold", "area_px", "chosen", "components", "enclosed", "foreground"]
 
 
 def area_px(area_um2: float, mpp_um: float) -> int:
@@ -96,7 +98,7 @@ class Threshold:
         return
 
 
-def components(mask: NDArray[np.uint8]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+def components(mask: NDArray[np.uint8]) -> tuple[NDArray[np.int32], LabelTable]:
     """Label 4-connected components.
 
     Parameters
@@ -108,16 +110,18 @@ def components(mask: NDArray[np.uint8]) -> tuple[NDArray[np.int32], NDArray[np.i
     -------
     labels : (H, W) int32 array
         0 background, 1 … n.
-    stats : (n + 1, 5) int32 array
-        x, y, width, height, area of each label; row 0 is background.
+    table : LabelTable
+        Area and box of each label in the array.
     """
-    _, labels, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=4, ltype=cv2.CV_32S)
-    return np.asarray(labels, dtype=np.int32), np.asarray(stats, dtype=np.int32)
+    count, found = cv2.connectedComponents(mask, connectivity=4, ltype=cv2.CV_32S)
+    labels = np.asarray(found, dtype=np.int32)
+    height, width = mask.shape
+    return labels, label_table(labels, count - 1, Box(0, 0, height, width), width)
 
 
 def enclosed(
     pieces: NDArray[np.uint8], least_px: int | None, side_px: int, forbidden: NDArray[np.uint8] | None = None
-) -> NDArray[np.bool_]:
+) -> NDArray[np.uint8]:
     """Small pieces that something encloses.
 
     Parameters
@@ -129,26 +133,43 @@ def enclosed(
     side_px : int
         Nor are those that are wider or higher.
     forbidden : (H, W) uint8 array, optional
-        A piece with a pixel where this is not 0 is not enclosed.
+        0 or 1; a piece with a pixel where this is 1 is not enclosed.
 
     Returns
     -------
-    (H, W) bool array
-        Where they lie. A piece that touches the border of the array is not enclosed: a bay that runs out of the slide
+    (H, W) uint8 array
+        1 where they lie. A piece that touches the border of the array is not enclosed: a bay that runs out of the slide
         is no hole. A pixel's answer depends on pixels at most ``side_px + 1`` away.
     """
-    labels, stats = components(pieces)
+    labels, table = components(pieces)
     height, width = pieces.shape
-    x, y, wide, high, area = stats.T
-    fill = (x > 0) & (y > 0) & (x + wide < width) & (y + high < height) & (wide <= side_px) & (high <= side_px)
+    top, left, bottom, right = table.box.T
+    fill = (left > 0) & (top > 0) & (right < width) & (bottom < height)
+    fill &= (right - left <= side_px) & (bottom - top <= side_px)
     if least_px is not None:
-        fill &= area < least_px
-    if forbidden is not None and len(stats) > 1:
-        fill[labels[forbidden > 0]] = False
+        fill &= table.area < least_px
+    if forbidden is not None:
+        fill[labels[(pieces & forbidden) > 0]] = False
     fill[0] = False
     if not fill.any():
-        return np.zeros(pieces.shape, bool)
-    found: NDArray[np.bool_] = fill[labels]
+        return np.zeros_like(pieces)
+    return chosen(labels, fill)
+
+
+def chosen(labels: NDArray[np.int32], which: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """Pixels of some labels: 1 where ``which[labels]``, else 0."""
+    found: NDArray[np.uint8] = _chosen(labels, which)
+    return found
+
+
+@numba.njit(nogil=True, cache=True)
+def _chosen(labels: Any, which: Any) -> Any:
+    # Several times faster than indexing.
+    height, width = labels.shape
+    found = np.empty((height, width), np.uint8)
+    for y in range(height):
+        for x in range(width):
+            found[y, x] = which[labels[y, x]]
     return found
 
 
@@ -173,4 +194,4 @@ def foreground(nucleus: NDArray[np.uint8], level: int, hole_px: int, hole_side_p
     mask = (nucleus >= level).view(np.uint8)
     if hole_px <= 1 or not mask.any():
         return mask
-    return mask | enclosed(1 - mask, hole_px, hole_side_px).view(np.uint8)
+    return mask | enclosed(1 - mask, hole_px, hole_side_px)

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numba
 import numpy as np
 from numpy.typing import NDArray
 
@@ -197,23 +198,30 @@ def label_table(labels: NDArray[np.int32], count: int, place: Box, slide_width_p
     Returns
     -------
     LabelTable
-        In slide coordinates. Work is done a run of equal pixels at a time, not a pixel.
+        In slide coordinates.
     """
     table = LabelTable.empty(count)
-    starts = np.ones(labels.shape, bool)
-    starts[:, 1:] = labels[:, 1:] != labels[:, :-1]
-    ends = np.ones(labels.shape, bool)
-    ends[:, :-1] = starts[:, 1:]
-    starts &= labels > 0
-    ends &= labels > 0
-    y, x = np.nonzero(starts)
-    x_end = np.nonzero(ends)[1] + (place.left + 1)
-    label = labels[y, x]
-    y, x = y + place.top, x + place.left
-    np.minimum.at(table.first, label, y * slide_width_px + x)
-    np.add.at(table.area, label, x_end - x)
-    np.minimum.at(table.box[:, 0], label, y)
-    np.minimum.at(table.box[:, 1], label, x)
-    np.maximum.at(table.box[:, 2], label, y + 1)
-    np.maximum.at(table.box[:, 3], label, x_end)
+    _measure(labels, place.top, place.left, slide_width_px, table.first, table.area, table.box)
     return table
+
+
+@numba.njit(nogil=True, cache=True)
+def _measure(labels: Any, top: int, left: int, slide_width: int, first: Any, area: Any, box: Any) -> None:
+    """Add a window's pixels to a table, a run of equal ones at a time."""
+    height, width = labels.shape
+    for y in range(height):
+        x = 0
+        while x < width:
+            label = labels[y, x]
+            start = x
+            while x < width and labels[y, x] == label:
+                x += 1
+            if label == 0:
+                continue
+            if area[label] == 0:
+                first[label] = np.int64(y + top) * slide_width + start + left
+                box[label, 0], box[label, 1], box[label, 3] = y + top, start + left, x + left
+            area[label] += x - start
+            box[label, 1] = min(box[label, 1], start + left)
+            box[label, 2] = y + top + 1
+            box[label, 3] = max(box[label, 3], x + left)

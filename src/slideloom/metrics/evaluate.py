@@ -69,7 +69,7 @@ def evaluate_slide(
     maps_path : Path
         Zarr group of the slide's maps.
     labels_path : Path
-        OME-Zarr label image of the slide's nuclei.
+        OME-Zarr label image of the slide's nuclei; its attributes tell how many of them tile seams change.
     row, root, facts
         The slide's sheet row, the folder its paths start from, and its facts.
     image : {"he", "sp"}
@@ -119,6 +119,7 @@ def evaluate_slide(
         "n_tiles": n_tiles,
         "area_mm2": area_mm2,
         **_slide_figures(tally, table, pred_class, config.iou_threshold),
+        "seam_change_rate": _seam_change_rate(labels_path),
     }
     if known and has_classes:
         present = [line for line in per_class if line["class_id"] != 0]
@@ -183,6 +184,13 @@ def _scan(
     return tally
 
 
+def _seam_change_rate(labels_path: Path) -> float | None:
+    """What the label image says about a second prediction with shifted tiles; the annotation plays no part in it."""
+    measured = read_attributes(labels_path).get("slideloom", {}).get("seam_change") or {}
+    rate = measured.get("rate")
+    return None if rate is None else float(rate)
+
+
 def _predicted_class(counter: PairCounter, pred_ids: NDArray[np.int64]) -> NDArray[np.int64]:
     """Class of each predicted nucleus: the commonest foreground class of its pixels, background if there is none."""
     ids, values, counts = counter.pairs()
@@ -228,7 +236,6 @@ def _slide_figures(
         "dice_macro": None,
         "dice_macro_with_background": None,
         "hv_mse": tally.hv.value,
-        "seam_change_rate": None,
     }
 
 

@@ -31,7 +31,7 @@ def read_bands(
     image : ImageFacts
         Its facts.
     tiles : TileGrid
-        Where tiles lie.
+        Where tiles lie, at equal steps or not.
     scale : float
         Level-0 pixels per grid pixel.
     keep : (n,) integer array
@@ -47,16 +47,17 @@ def read_bands(
     pixel_bytes = image.n_channels * np.dtype(image.dtype).itemsize * max(1.0, scale) ** 2
     most_px = max(tiles.tile_px**2, int(_READ_BYTES / pixel_bytes))
     height_px = most_px // tiles.width_px
-    rows_at_once = max(1, (height_px - tiles.tile_px) // tiles.stride_px + 1)
     rows = tiles.rows[keep]
-    for row in range(0, tiles.n_rows, rows_at_once):
-        band = keep[(rows >= row) & (rows < row + rows_at_once)]
+    starts = tiles.row_starts_px.astype(np.int64)
+    row = 0
+    while row < tiles.n_rows:
+        first, top = row, int(starts[row])
+        row = max(first + 1, int(np.searchsorted(starts, top + height_px - tiles.tile_px, side="right")))
+        band = keep[(rows >= first) & (rows < row)]
         if not band.size:
             continue
-        reach = min(rows_at_once, tiles.n_rows - row)
-        last = min(tiles.height_px, (row + reach - 1) * tiles.stride_px + tiles.tile_px)
-        widest = max(tiles.tile_px, most_px // max(1, last - row * tiles.stride_px))
-        if reach > 1 or widest >= tiles.width_px:
+        widest = max(tiles.tile_px, most_px // min(tiles.tile_px, tiles.height_px - top))
+        if row - first > 1 or widest >= tiles.width_px:
             patches = np.full((band.size, image.n_channels, tiles.tile_px, tiles.tile_px), fill, image.dtype)
             for members in _runs(tiles, band, tiles.width_px):
                 _fill(opened, tiles, scale, band[members], members, patches, fill)
@@ -70,15 +71,14 @@ def read_bands(
 
 def _runs(tiles: TileGrid, band: NDArray[np.intp], widest_px: int) -> Iterator[NDArray[np.intp]]:
     """Places in ``band`` of tiles that are read together: neighbours in x without a gap, at most so wide."""
-    cols = tiles.cols[band].astype(np.int64)
-    order = np.argsort(cols, kind="stable")
+    left = tiles.x_px[band].astype(np.int64)
+    order = np.argsort(left, kind="stable")
     start = 0
     for end in range(1, order.size + 1):
         if end < order.size:
-            before, here = cols[order[end - 1]], cols[order[end]]
-            gap = (here - before) * tiles.stride_px > tiles.tile_px
-            right = min(here * tiles.stride_px + tiles.tile_px, tiles.width_px)
-            wide = right - cols[order[start]] * tiles.stride_px > widest_px
+            before, here = left[order[end - 1]], left[order[end]]
+            gap = here - before > tiles.tile_px
+            wide = min(here + tiles.tile_px, tiles.width_px) - left[order[start]] > widest_px
             if not gap and not wide:
                 continue
         yield order[start:end]
