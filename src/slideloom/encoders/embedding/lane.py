@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from queue import SimpleQueue
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from slideloom.encoders.embedding.account import Account
@@ -111,6 +112,7 @@ class Lane:
                 self._computed.stop()
 
     def _guard(self, step: Callable[[], None]) -> None:
+        torch.get_num_threads()  # until it has asked, a new thread's convolutions take every core
         try:
             step()
         except Stopped:
