@@ -184,8 +184,8 @@ class HVWatershed:
 
     @property
     def ridge_side_px(self) -> int:
-        """Energy peaks inside a marker are filled if they are neither wider nor higher: twice the filter."""
-        return 2 * self.width_px
+        """Energy peaks inside a marker are filled if they are neither wider nor higher: the filter's width."""
+        return self.width_px
 
     @property
     def context_px(self) -> int:
