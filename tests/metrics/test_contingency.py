@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from slideloom.artefacts.zarrio import create_array, open_array
-from slideloom.metrics.contingency import PairCounter, contingency, majority
+from slideloom.metrics.contingency import Contingency, PairCounter, blocks, contingency, majority
 
 LABELS = arrays(np.int32, st.tuples(st.integers(1, 24), st.integers(1, 24)), elements=st.integers(0, 6))
 
@@ -79,6 +79,78 @@ def test_pending_pairs_are_merged_on_the_way(monkeypatch: pytest.MonkeyPatch) ->
     once.add(first, second)
     for merged, single in zip(counter.pairs(), once.pairs(), strict=True):
         np.testing.assert_array_equal(merged, single)
+
+
+@settings(max_examples=40, deadline=None)
+@given(data=st.data(), block_px=st.integers(1, 30), seed=st.integers(0, 99))
+def test_blocks_in_any_order_give_the_same_bytes(data: st.DataObject, block_px: int, seed: int) -> None:
+    gt, pred = _pair(data)
+    mask = np.random.default_rng(seed).random(gt.shape) < 0.7
+    counters = PairCounter(), PairCounter()
+    for counter, order in zip(counters, (1, -1), strict=True):
+        for window in list(blocks(gt.shape, block_px))[::order]:
+            origin = (window[0].start, window[1].start)
+            counter.add(gt[window], pred[window], mask[window], origin=origin)
+    forth, back = (Contingency.from_counter(counter) for counter in counters)
+    for name, value in vars(forth).items():
+        assert np.asarray(value).tobytes() == np.asarray(getattr(back, name)).tobytes(), name
+    for ids, centroid, labels in [(forth.gt_ids, forth.gt_centroid, gt), (forth.pred_ids, forth.pred_centroid, pred)]:
+        assert centroid is not None
+        assert ids.tolist() == np.unique(labels[mask & (labels > 0)]).tolist()
+        means = [np.argwhere(mask & (labels == label)).mean(axis=0) for label in ids]
+        np.testing.assert_allclose(centroid, np.reshape(means, (-1, 2)), rtol=1e-13, atol=1e-13)
+
+
+@pytest.mark.parametrize("dtype", ["bool", "u1", "i2", ">i4", "i4", "u4", "i8", "u8"])
+@pytest.mark.parametrize("masked", [False, True])
+def test_every_kind_of_integer_and_layout_counts_alike(dtype: str, masked: bool) -> None:
+    rng = np.random.default_rng(2)
+    small = rng.integers(0, 2, (30, 40))
+    mask = rng.random((30, 40)) < 0.5 if masked else None
+    plain = PairCounter()
+    plain.add(small, small[::-1], mask)
+    for values in (
+        small.astype(dtype),
+        np.asfortranarray(small.astype(dtype)),
+        np.repeat(small.astype(dtype), 2, 1)[:, ::2],
+    ):
+        other = PairCounter()
+        other.add(values, values[::-1], mask)
+        for one, two in zip(plain.pairs(), other.pairs(), strict=True):
+            np.testing.assert_array_equal(one, two)
+
+
+def test_many_pairs_in_one_block_widen_the_table() -> None:
+    rng = np.random.default_rng(3)
+    gt, pred = rng.integers(1, 400, (2, 300, 500)).astype(np.int32)
+    table = contingency(gt, pred)
+    keys, counts = np.unique(gt.astype(np.int64) * 1000 + pred, return_counts=True)
+    np.testing.assert_array_equal(table.overlap, counts)
+    np.testing.assert_array_equal(table.gt_ids[table.gt_index] * 1000 + table.pred_ids[table.pred_index], keys)
+    assert table.overlap.size > 90_000
+
+
+def test_positions_are_not_made_up() -> None:
+    counter = PairCounter()
+    counter.add(np.ones((2, 2), int), np.ones((2, 2), int), origin=(4, 6))
+    assert Contingency.from_counter(counter).gt_centroid.tolist() == [[4.5, 6.5]]
+    counter.add(np.ones(3, int), np.ones(3, int))
+    table = Contingency.from_counter(counter)
+    assert (table.gt_centroid, table.pred_centroid, counter.positions()) == (None, None, None)
+    assert table.gt_area.tolist() == [7]
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.int32, np.int64])
+def test_what_is_not_a_label_is_refused(dtype: type) -> None:
+    good = np.zeros((2, 2), np.uint32)
+    with pytest.raises(ValueError, match=r"negative|from -1"):
+        PairCounter().add(np.array([[0, -1], [0, 0]], dtype), good)
+    with pytest.raises(ValueError, match="4294967296"):
+        PairCounter().add(good, np.full((2, 2), 2**32))
+    with pytest.raises(ValueError, match="whole numbers"):
+        PairCounter().add(good, np.zeros((2, 2)))
+    with pytest.raises(ValueError, match="two-dimensional"):
+        PairCounter().add(np.zeros(2, int), np.zeros(2, int), origin=(0, 0))
 
 
 def test_unlike_images_are_refused() -> None:

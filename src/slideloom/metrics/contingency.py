@@ -1,9 +1,9 @@
 """Sparse contingency of two label arrays: which true nucleus shares how many pixels with which predicted one.
 
-Every instance figure follows from this table. It is built in one pass over the pixels: the two labels of a pixel are
-packed into one 64-bit key, runs of equal keys are counted, and only the runs are sorted. Time is linear in the pixels,
-memory in the pairs; no mask of a single nucleus is ever made. Blocks can be added in any order and of any size: the
-result is the same.
+Every instance figure follows from this table. It is built in one pass over the pixels: runs of equal pairs along the
+rows are counted into a hash table, and only the distinct pairs are sorted. Time is linear in the pixels, memory in the
+pairs; no mask of a single nucleus is ever made. Blocks can be added in any order and of any size: all sums are of
+integers, so the result is the same to the last bit.
 """
 
 from __future__ import annotations
@@ -15,18 +15,25 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from slideloom.metrics.runs import distinct_pairs, sum_by_key
+
 __all__ = ["Contingency", "PairCounter", "blocks", "contingency", "majority"]
 
 _LOW = np.uint64(0xFFFFFFFF)
 _SHIFT = np.uint64(32)
 #: Pairs kept uncombined before they are merged; bounds the memory of a long run of blocks.
-_PENDING = 1 << 22
+_PENDING = 1 << 21
 
 
 class PairCounter:
-    """Counts how often each pair of values stands at one pixel.
+    """Counts how often each pair of values stands at one pixel, and where on average.
 
     Blocks are added one after another; order and size play no part in the result.
+
+    Attributes
+    ----------
+    placed : bool
+        Every block so far was added with its origin, so that positions are known.
 
     Examples
     --------
@@ -38,10 +45,18 @@ class PairCounter:
 
     def __init__(self) -> None:
         self._keys: list[NDArray[np.uint64]] = []
-        self._counts: list[NDArray[np.int64]] = []
+        self._sums: list[NDArray[np.int64]] = []
         self._pending = 0
+        self.placed = True
 
-    def add(self, first: NDArray[Any], second: NDArray[Any], mask: NDArray[np.bool_] | None = None) -> None:
+    def add(
+        self,
+        first: NDArray[Any],
+        second: NDArray[Any],
+        mask: NDArray[np.bool_] | None = None,
+        *,
+        origin: tuple[int, int] | None = None,
+    ) -> None:
         """Count the pixels of one block.
 
         Parameters
@@ -50,20 +65,26 @@ class PairCounter:
             Values from 0 to 2³² - 1.
         mask : ndarray of bool, same shape, optional
             Pixels to count; all when left out.
+        origin : (y, x) of int, optional
+            Where the block's first pixel lies in the image, in pixels; needed for centroids, and then the arrays are
+            two-dimensional.
+
+        Raises
+        ------
+        ValueError
+            Shapes differ, an array does not hold integers, a value is negative or above 2³² - 1, or an origin is given
+            for arrays that are not two-dimensional.
         """
-        if first.shape != second.shape:
-            raise ValueError(f"two arrays of one block have shapes {first.shape} and {second.shape}")
-        key = first.astype(np.uint64)
-        key <<= _SHIFT
-        key |= second.astype(np.uint64)
-        key = key.ravel() if mask is None else key[mask]
-        if key.size == 0:
+        if first.shape != second.shape or (mask is not None and mask.shape != first.shape):
+            raise ValueError(f"arrays of one block have shapes {first.shape} and {second.shape}, or another mask")
+        if origin is not None and first.ndim != 2:
+            raise ValueError(f"a block with an origin must be two-dimensional, not {first.shape}")
+        if first.size == 0:
             return
-        starts = np.concatenate(([0], np.flatnonzero(key[1:] != key[:-1]) + 1))
-        lengths = np.diff(starts, append=key.size)
-        keys, counts = _sum_by_key(key[starts], lengths)
+        self.placed &= origin is not None
+        keys, sums = sum_by_key(*distinct_pairs(first, second, mask, origin or (0, 0)))
         self._keys.append(keys)
-        self._counts.append(counts)
+        self._sums.append(sums)
         self._pending += keys.size
         if self._pending > _PENDING:
             self._merge()
@@ -78,23 +99,25 @@ class PairCounter:
             Sorted by ``first``, then ``second``.
         """
         self._merge()
-        keys, counts = self._keys[0], self._counts[0]
-        return (keys >> _SHIFT).astype(np.int64), (keys & _LOW).astype(np.int64), counts
+        keys = self._keys[0]
+        return (keys >> _SHIFT).astype(np.int64), (keys & _LOW).astype(np.int64), self._sums[0][:, 0].copy()
+
+    def positions(self) -> NDArray[np.int64] | None:
+        """Sums of the pixels' coordinates for each pair, in the order of :meth:`pairs`.
+
+        Returns
+        -------
+        ndarray of int64, (n, 2), or None
+            Sums of y and of x in pixels; ``None`` when a block was added without its origin.
+        """
+        self._merge()
+        return self._sums[0][:, 1:].copy() if self.placed else None
 
     def _merge(self) -> None:
         keys = np.concatenate([np.empty(0, np.uint64), *self._keys])
-        counts = np.concatenate([np.empty(0, np.int64), *self._counts])
-        keys, counts = _sum_by_key(keys, counts)
-        self._keys, self._counts = [keys], [counts]
-
-
-def _sum_by_key(keys: NDArray[np.uint64], counts: NDArray[np.int64]) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
-    if keys.size == 0:
-        return keys, counts.astype(np.int64)
-    order = np.argsort(keys, kind="stable")
-    keys = keys[order]
-    starts = np.concatenate(([0], np.flatnonzero(keys[1:] != keys[:-1]) + 1))
-    return keys[starts], np.add.reduceat(counts[order].astype(np.int64), starts)
+        sums = np.concatenate([np.empty((0, 3), np.int64), *self._sums])
+        keys, sums = sum_by_key(keys, sums)
+        self._keys, self._sums = [keys], [sums]
 
 
 @dataclass(frozen=True)
@@ -113,6 +136,9 @@ class Contingency:
         Pixels that a pair shares; at least 1.
     n_pixels : int
         Pixels counted, the background's included.
+    gt_centroid, pred_centroid : ndarray of float64, (n_gt, 2) and (n_pred, 2), or None
+        Mean (y, x) of an instance's counted pixels, in pixels, the centre of the image's first pixel at (0, 0);
+        ``None`` when blocks were counted without their origin.
     """
 
     gt_ids: NDArray[np.int64]
@@ -123,15 +149,18 @@ class Contingency:
     pred_index: NDArray[np.int64]
     overlap: NDArray[np.int64]
     n_pixels: int
+    gt_centroid: NDArray[np.float64] | None = None
+    pred_centroid: NDArray[np.float64] | None = None
 
     @classmethod
     def from_counter(cls, counter: PairCounter) -> Contingency:
         """Build the table from counted (true, predicted) pairs."""
         gt, pred, count = counter.pairs()
+        positions = counter.positions()
         gt_ids, gt_at = np.unique(gt, return_inverse=True)
         pred_ids, pred_at = np.unique(pred, return_inverse=True)
-        gt_area = np.bincount(gt_at, weights=count, minlength=gt_ids.size).astype(np.int64)
-        pred_area = np.bincount(pred_at, weights=count, minlength=pred_ids.size).astype(np.int64)
+        gt_area, gt_centroid = _areas_and_centroids(gt_at, gt_ids.size, count, positions)
+        pred_area, pred_centroid = _areas_and_centroids(pred_at, pred_ids.size, count, positions)
         gt_skip = int(gt_ids.size > 0 and gt_ids[0] == 0)
         pred_skip = int(pred_ids.size > 0 and pred_ids[0] == 0)
         both = (gt > 0) & (pred > 0)
@@ -144,6 +173,8 @@ class Contingency:
             pred_index=pred_at[both] - pred_skip,
             overlap=count[both],
             n_pixels=int(count.sum()),
+            gt_centroid=None if gt_centroid is None else gt_centroid[gt_skip:],
+            pred_centroid=None if pred_centroid is None else pred_centroid[pred_skip:],
         )
 
     @property
@@ -156,6 +187,19 @@ class Contingency:
     def tp_pixels(self) -> int:
         """Pixels inside both a true and a predicted instance."""
         return int(self.overlap.sum())
+
+
+def _areas_and_centroids(
+    at: NDArray[np.intp], n: int, count: NDArray[np.int64], positions: NDArray[np.int64] | None
+) -> tuple[NDArray[np.int64], NDArray[np.float64] | None]:
+    area = np.zeros(n, np.int64)
+    np.add.at(area, at, count)
+    if positions is None:
+        return area, None
+    total = np.zeros((n, 2), np.int64)
+    for axis in range(2):  # one column at a time: np.add.at is slow on rows
+        np.add.at(total[:, axis], at, positions[:, axis])
+    return area, total / area[:, None]
 
 
 def blocks(shape: tuple[int, int], block_px: int) -> Iterator[tuple[slice, slice]]:
@@ -202,7 +246,8 @@ def contingency(gt: Any, pred: Any, *, block_px: int = 2048) -> Contingency:
         raise ValueError(f"label images must be two-dimensional and alike, not {tuple(gt.shape)}, {tuple(pred.shape)}")
     counter = PairCounter()
     for window in blocks((int(gt.shape[0]), int(gt.shape[1])), block_px):
-        counter.add(np.asarray(gt[window]), np.asarray(pred[window]))
+        origin = (window[0].start, window[1].start)
+        counter.add(np.asarray(gt[window]), np.asarray(pred[window]), origin=origin)
     return Contingency.from_counter(counter)
 
 

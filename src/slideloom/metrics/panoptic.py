@@ -2,29 +2,35 @@
 
 Conventions
 -----------
-* Two instances match when their IoU is strictly greater than the threshold, which is at least 0.5; a match is then
-  unique without any assignment (Kirillov et al., CVPR 2019). ``inclusive`` takes "at least" instead, one to one, as
-  StarDist and InstanSeg do.
+* How instances match is a named convention (:mod:`slideloom.metrics.conventions`). The default, ``pannuke``, takes an
+  IoU strictly greater than the threshold; at 0.5 and above a match is then unique without any assignment (Kirillov et
+  al., CVPR 2019).
 * No small constants are added to denominators. What cannot be defined is ``None``: every figure when truth and
   prediction are both empty, precision without predictions, recall without truth, SQ without a match. (CellViT and
   HoVer-Net add 1e-6, give 0, or stop with an error there.)
+* Sums of IoU are rounded once, so no figure depends on the order of the instances.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from slideloom.metrics.assignment import best_pairs
 from slideloom.metrics.contingency import Contingency
+from slideloom.metrics.conventions import DEFAULT, Convention, convention_named
 
 __all__ = [
     "F1_THRESHOLDS",
     "Panoptic",
     "aji",
+    "aji_plus",
     "class_panoptic",
+    "dice_2",
     "matched_pairs",
     "mean_defined",
     "panoptic",
@@ -34,6 +40,8 @@ __all__ = [
 
 #: IoU thresholds of F1 mean (F1^µ of InstanSeg): 0.5 to 0.9 in steps of 0.1.
 F1_THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9)
+#: Weight of the shared area beside the IoU where matchings of equal IoU are to be told apart.
+_TIE = 1e-9
 
 
 def ratio(numerator: float, denominator: float) -> float | None:
@@ -44,7 +52,7 @@ def ratio(numerator: float, denominator: float) -> float | None:
 def mean_defined(values: Sequence[float | None]) -> float | None:
     """Mean of the values that are not ``None``; ``None`` when there is none."""
     defined = [value for value in values if value is not None]
-    return float(np.mean(defined)) if defined else None
+    return math.fsum(defined) / len(defined) if defined else None
 
 
 @dataclass(frozen=True)
@@ -54,7 +62,8 @@ class Panoptic:
     Attributes
     ----------
     tp, fp, fn : int
-        Matched pairs, predictions without a match, true instances without one.
+        Matched pairs, predictions without a match, true instances without one. Under a convention that is not one to
+        one, TP + FN need not be the number of true instances.
     iou_sum : float
         Sum of the matched pairs' IoU.
     """
@@ -89,11 +98,26 @@ class Panoptic:
         """TP / (TP + FN); ``None`` without true instances."""
         return ratio(self.tp, self.tp + self.fn)
 
+    @property
+    def ap(self) -> float | None:
+        """TP / (TP + FP + FN), StarDist's accuracy and the AP of cell segmentation; ``None`` when both are empty.
+
+        It is not the area under a precision-recall curve: instances of a label image have no score.
+        """
+        return ratio(self.tp, self.tp + self.fp + self.fn)
+
+    @property
+    def mean_true_iou(self) -> float | None:
+        """Sum of the matched pairs' IoU over all true instances; ``None`` without true instances."""
+        return ratio(self.iou_sum, self.tp + self.fn)
+
     def __add__(self, other: Panoptic) -> Panoptic:
         return Panoptic(self.tp + other.tp, self.fp + other.fp, self.fn + other.fn, self.iou_sum + other.iou_sum)
 
 
-def matched_pairs(table: Contingency, threshold: float = 0.5, *, inclusive: bool = False) -> NDArray[np.int64]:
+def matched_pairs(
+    table: Contingency, threshold: float = 0.5, *, convention: str | Convention = DEFAULT
+) -> NDArray[np.int64]:
     """Positions in the table of the pairs that match.
 
     Parameters
@@ -101,28 +125,40 @@ def matched_pairs(table: Contingency, threshold: float = 0.5, *, inclusive: bool
     table : Contingency
         Of true and predicted labels.
     threshold : float
-        In [0.5, 1).
-    inclusive : bool
-        An IoU that equals the threshold matches.
+        Above 0, below 1; 1 too where the convention is inclusive. At 0.5 and above matches are unique but for equals;
+        below, the convention's assignment is solved exactly.
+    convention : str or Convention
+        How instances match.
+
+    Returns
+    -------
+    ndarray of int64
+        Ascending.
 
     Raises
     ------
     ValueError
-        The threshold is outside its range.
+        The threshold is outside its range, or there is no such convention.
     """
-    if not 0.5 <= threshold < 1:
-        raise ValueError(f"IoU threshold {threshold} is outside [0.5, 1): a match would not be unique")
+    rule = convention_named(convention)
+    if not 0 < threshold <= 1 or (threshold == 1 and not rule.inclusive):
+        raise ValueError(f"IoU threshold {threshold} is outside (0, 1{']' if rule.inclusive else ')'}")
     iou = table.iou
-    if not inclusive:
-        return np.flatnonzero(iou > threshold)
-    # Only at an IoU of exactly 0.5 can two candidates share an instance. They then lie wholly inside it and touch
-    # nothing else, so taking the first of them loses no other match.
-    found = np.flatnonzero(iou >= threshold)
-    found = found[np.unique(table.gt_index[found], return_index=True)[1]]
-    return found[np.sort(np.unique(table.pred_index[found], return_index=True)[1])]
+    passing = iou >= threshold if rule.inclusive else iou > threshold
+    if not rule.one_to_one or threshold > 0.5 or (threshold == 0.5 and not rule.inclusive):
+        return np.flatnonzero(passing)
+    if threshold == 0.5:
+        # Only at an IoU of exactly 0.5 can two candidates share an instance. They then lie wholly inside it and touch
+        # nothing else, so taking the first of them loses no other match.
+        found = np.flatnonzero(passing)
+        found = found[np.unique(table.gt_index[found], return_index=True)[1]]
+        return found[np.sort(np.unique(table.pred_index[found], return_index=True)[1])]
+    counted = passing if rule.assignment == "most_pairs" else None
+    chosen = best_pairs(table.gt_index, table.pred_index, iou, counted=counted)
+    return chosen[passing[chosen]]
 
 
-def panoptic(table: Contingency, threshold: float = 0.5, *, inclusive: bool = False) -> Panoptic:
+def panoptic(table: Contingency, threshold: float = 0.5, *, convention: str | Convention = DEFAULT) -> Panoptic:
     """Match all true with all predicted instances, classes aside.
 
     Parameters
@@ -130,25 +166,26 @@ def panoptic(table: Contingency, threshold: float = 0.5, *, inclusive: bool = Fa
     table : Contingency
         Of true and predicted labels.
     threshold : float
-        In [0.5, 1).
-    inclusive : bool
-        An IoU that equals the threshold matches.
+        As in :func:`matched_pairs`.
+    convention : str or Convention
+        How instances match.
 
     Returns
     -------
     Panoptic
     """
-    matched = matched_pairs(table, threshold, inclusive=inclusive)
+    matched = matched_pairs(table, threshold, convention=convention)
     tp = int(matched.size)
-    iou_sum = float(table.iou[matched].sum())
-    return Panoptic(tp, int(table.pred_ids.size) - tp, int(table.gt_ids.size) - tp, iou_sum)
+    fp = int(table.pred_ids.size) - int(np.unique(table.pred_index[matched]).size)
+    fn = int(table.gt_ids.size) - int(np.unique(table.gt_index[matched]).size)
+    return Panoptic(tp, fp, fn, math.fsum(table.iou[matched]))
 
 
 def panoptic_at(
-    table: Contingency, thresholds: Sequence[float] = F1_THRESHOLDS, *, inclusive: bool = False
+    table: Contingency, thresholds: Sequence[float] = F1_THRESHOLDS, *, convention: str | Convention = DEFAULT
 ) -> list[Panoptic]:
     """:func:`panoptic` at several thresholds."""
-    return [panoptic(table, threshold, inclusive=inclusive) for threshold in thresholds]
+    return [panoptic(table, threshold, convention=convention) for threshold in thresholds]
 
 
 def class_panoptic(
@@ -159,6 +196,7 @@ def class_panoptic(
     threshold: float = 0.5,
     *,
     unknown: int = 255,
+    convention: str | Convention = DEFAULT,
 ) -> dict[int, Panoptic]:
     """Match class by class: a true and a predicted instance match only within one class.
 
@@ -175,16 +213,27 @@ def class_panoptic(
     class_ids : sequence of int
         Classes asked for.
     threshold : float
-        In [0.5, 1); strictly greater matches.
+        At least 0.5, where matches do not depend on classes.
     unknown : int
         The value of ``gt_class`` that stands for an unknown class.
+    convention : str or Convention
+        How instances match; one to one.
 
     Returns
     -------
     dict of int to Panoptic
         By class id.
+
+    Raises
+    ------
+    ValueError
+        The threshold is below 0.5, where the best matching of all is not that of a class, or the convention is not one
+        to one.
     """
-    matched = matched_pairs(table, threshold)
+    rule = convention_named(convention)
+    if threshold < 0.5 or not rule.one_to_one:
+        raise ValueError(f"classes match one to one at IoU 0.5 and above, not at {threshold} by {rule.name}")
+    matched = matched_pairs(table, threshold, convention=rule)
     iou = table.iou[matched]
     gt_of, pred_of = gt_class[table.gt_index[matched]], pred_class[table.pred_index[matched]]
     on_unknown = gt_class[table.gt_index] == unknown
@@ -198,28 +247,73 @@ def class_panoptic(
         tp = int(same.sum())
         fp = int(((pred_class == class_id) & counted).sum()) - tp
         fn = int((gt_class == class_id).sum()) - tp
-        result[class_id] = Panoptic(tp, fp, fn, float(iou[same].sum()))
+        result[class_id] = Panoptic(tp, fp, fn, math.fsum(iou[same]))
     return result
 
 
 def aji(table: Contingency) -> float | None:
     """Aggregated Jaccard index (Kumar et al., TMI 2017).
 
-    Every true instance takes the prediction of highest IoU, the one of smallest label among equals; one prediction may
-    serve several. Intersections over unions, with the area of true instances that nothing overlaps and of predictions
-    that nobody took added to the union.
+    Every true instance takes the prediction of highest IoU; one prediction may serve several. Intersections over
+    unions, with the area of true instances that nothing overlaps and of predictions that nobody took added to the
+    union. Where predictions have equal IoU with a true instance, the one that shares more pixels is taken, and where
+    these are equal too, the one that leaves the least predicted area untaken over the whole image. (The originals take
+    the smallest label, so that renumbering can change their figure.)
 
     Returns
     -------
     float or None
         ``None`` when both sides are empty, 0 when one is.
     """
-    order = np.lexsort((table.pred_index, -table.iou, table.gt_index))
-    first = np.ones(order.size, np.bool_)
-    first[1:] = table.gt_index[order][1:] != table.gt_index[order][:-1]
-    best = order[first]
-    overlap = int(table.overlap[best].sum())
+    gt, iou = table.gt_index, table.iou
+    highest = np.zeros(table.gt_ids.size)
+    np.maximum.at(highest, gt, iou)
+    best = iou == highest[gt]
+    largest = np.zeros(table.gt_ids.size, np.int64)
+    np.maximum.at(largest, gt[best], table.overlap[best])
+    best &= table.overlap == largest[gt]
+    at = np.flatnonzero(best)
+    choices = np.bincount(gt[at], minlength=table.gt_ids.size)
     taken = np.zeros(table.pred_ids.size, np.bool_)
-    taken[table.pred_index[best]] = True
-    union = int(table.gt_area.sum()) + int(table.pred_area[table.pred_index[best]].sum()) - overlap
+    taken[table.pred_index[at[choices[gt[at]] == 1]]] = True
+    open_to = at[(choices[gt[at]] > 1) & ~taken[table.pred_index[at]]]
+    # Equals of one instance have equal overlap and area: only which of them stay untaken can matter.
+    more = best_pairs(gt[open_to], table.pred_index[open_to], table.pred_area[table.pred_index[open_to]].astype(float))
+    taken[table.pred_index[open_to[more]]] = True
+    first = at[np.unique(gt[at], return_index=True)[1]]
+    overlap = int(table.overlap[first].sum())
+    union = int(table.gt_area.sum()) + int(table.pred_area[table.pred_index[first]].sum()) - overlap
     return ratio(overlap, union + int(table.pred_area[~taken].sum()))
+
+
+def aji_plus(table: Contingency) -> float | None:
+    """AJI+ of HoVer-Net (Graham et al., MedIA 2019): AJI where a prediction serves one true instance at most.
+
+    The one-to-one matching with the highest sum of IoU, and among equals the one that shares the most pixels;
+    intersections over unions, with the area of everything unmatched added to the union.
+
+    Returns
+    -------
+    float or None
+        ``None`` when both sides are empty, 0 when one is.
+    """
+    overlap = 0
+    if table.overlap.size:
+        weight = table.iou + _TIE * (table.overlap / table.overlap.max())
+        overlap = int(table.overlap[best_pairs(table.gt_index, table.pred_index, weight)].sum())
+    return ratio(overlap, int(table.gt_area.sum()) + int(table.pred_area.sum()) - overlap)
+
+
+def dice_2(table: Contingency) -> float | None:
+    """Ensemble Dice, "Dice-2" of HoVer-Net: twice the shared pixels over the areas, summed over overlapping pairs.
+
+    An instance counts as often as it overlaps another. Instances that overlap nothing do not count at all, so it says
+    nothing about missed or invented nuclei.
+
+    Returns
+    -------
+    float or None
+        ``None`` when no pair overlaps.
+    """
+    areas = int(table.gt_area[table.gt_index].sum()) + int(table.pred_area[table.pred_index].sum())
+    return ratio(2 * table.tp_pixels, areas)
