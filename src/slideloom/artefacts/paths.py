@@ -77,8 +77,12 @@ class Paths:
         return self.root / "exports" / experiment / fold
 
     def metrics(self, experiment: str, fold: str, slide: str) -> Path:
-        """Folder of ``slide.parquet`` and ``classes.parquet``."""
+        """Folder of a scored slide's tables, ``slide.parquet`` and others."""
         return self.root / "metrics" / experiment / fold / slide
+
+    def biology(self, experiment: str, fold: str, slide: str) -> Path:
+        """Folder of a predicted slide's ``biology.parquet`` and ``neighbours.parquet``."""
+        return self.root / "biology" / experiment / fold / slide
 
     def reports(self) -> Path:
         """Folder of the report tables and ``report.html``."""

@@ -195,12 +195,25 @@ class SplitConfig(Strict):
 
 
 class ExperimentConfig(Strict):
-    """One named choice of encoder, decoder, heads, loss, optimiser and split."""
+    """One named choice of encoder, decoder, heads, loss, optimiser and split; or labels that another program made."""
 
     encoder: OneOrMore = Field(
-        min_length=1,
+        (),
         description="Name of an entry of encoders; or a list of them, whose tokens of the same place are joined on the "
-        "first one's tiles.",
+        "first one's tiles. Every experiment has it, or labels.",
+    )
+    labels: str | None = Field(
+        None,
+        description="Nuclei that another program found, scored like any others: a label image or GeoJSON a slide, such "
+        "as `mesmer/{slide}.tif`; written as the sheet's column instances, {slide} for the slide's id. Nothing is "
+        "trained.",
+    )
+    label_classes: str | None = Field(
+        None,
+        description="Classes of those nuclei, as the sheet's column classes, with {slide}; GeoJSON brings its own.",
+    )
+    grid: Name | None = Field(
+        None, description="With labels: the grid whose frame and tiles they are scored on; its image is theirs."
     )
     pretrained: Path | None = Field(
         None,
@@ -217,8 +230,25 @@ class ExperimentConfig(Strict):
 
     @property
     def first_encoder(self) -> str:
-        """Name of the encoder whose grid is the experiment's."""
+        """Name of the encoder whose grid is the experiment's; an experiment with labels has none."""
         return self.encoder[0]
+
+    @model_validator(mode="after")
+    def _encoder_or_labels(self) -> ExperimentConfig:
+        if self.labels is None:
+            if not self.encoder:
+                raise ValueError("an experiment names an 'encoder', or the 'labels' that another program made")
+            if found := [key for key in ("label_classes", "grid") if getattr(self, key) is not None]:
+                raise ValueError(f"{found[0]!r} belongs to 'labels', which the experiment does not have")
+            return self
+        if self.encoder or self.pretrained is not None:
+            raise ValueError("labels of another program have neither 'encoder' nor 'pretrained'")
+        if self.grid is None:
+            raise ValueError("'labels' need a 'grid': the frame and the tiles that they are scored on")
+        for key in ("labels", "label_classes"):
+            if (pattern := getattr(self, key)) is not None and "{slide}" not in pattern:
+                raise ValueError(f"{key} {pattern!r} is one file for all slides: write {{slide}} for the slide's id")
+        return self
 
     @model_validator(mode="after")
     def _encoders_once(self) -> ExperimentConfig:
@@ -308,8 +338,20 @@ class ExportsConfig(Strict):
 class EvaluationConfig(Strict):
     """How predictions are scored."""
 
+    convention: Literal["pannuke", "stardist", "instanseg", "instanseg_pairs"] = Field(
+        "pannuke",
+        description="How instances match. pannuke: IoU strictly greater than the threshold, as HoVer-Net, PanNuke and "
+        "CellViT; stardist, instanseg: at least the threshold, one to one; instanseg_pairs: as InstanSeg's program "
+        "counts, where one nucleus can be several true positives.",
+    )
     iou_threshold: Annotated[float, Field(ge=0.5, lt=1)] = Field(
-        0.5, description="Two instances match when their IoU is strictly greater."
+        0.5, description="IoU from which (pannuke: above which) two instances match."
+    )
+    detection_radius_um: Positive = Field(
+        3.0, description="Two centroids no farther apart are one detection, µm (12 px at ×40, as HoVer-Net)."
+    )
+    boundary_tolerance_um: Annotated[float, Field(ge=0, le=8)] = Field(
+        0.5, description="How far a predicted outline may lie from the true one for boundary F1, µm."
     )
     roles: list[Role] = Field(["val", "test"], min_length=1, description="Which slides are scored, where annotated.")
 
@@ -339,9 +381,14 @@ class StudyConfig(Strict):
         description="The published report whose figures stand beside those of experiments of the same names; sp_he: "
         "nuclei from spatial proteomics and H&E (2025).",
     )
+    references: list[Literal["pannuke", "cpdmi", "stain_agnostic"]] = Field(
+        default_factory=list,
+        description="Public data that the slides are, split as its literature splits it: published figures stand "
+        "beside those of experiments whose protocol is the same, and are marked where it is not.",
+    )
     tissue: TissueConfig = Field(TissueConfig(), description="Tissue masks.")
     grids: dict[Name, GridConfig] = Field(min_length=1, description="How images are cut.")
-    encoders: dict[Name, EncoderConfig] = Field(min_length=1, description="Frozen encoders.")
+    encoders: dict[Name, EncoderConfig] = Field(default_factory=dict, description="Frozen encoders.")
     splits: dict[Name, SplitConfig] = Field(min_length=1, description="Who trains and who tests.")
     experiments: dict[Name, ExperimentConfig] = Field(min_length=1, description="What is compared.")
     inference: InferenceConfig = Field(InferenceConfig(), description="Tiles to maps.")

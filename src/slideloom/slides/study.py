@@ -87,12 +87,16 @@ class Study:
         return self.config.grids[self.config.encoders[encoder].grid].image
 
     def grid_of(self, experiment: str) -> str:
-        """Name of the grid that an experiment's first encoder reads, by the experiment's name."""
-        return self.config.encoders[self.config.experiments[experiment].first_encoder].grid
+        """Name of the grid that an experiment's first encoder reads, or its labels lie on, by the experiment's name."""
+        config = self.config.experiments[experiment]
+        return config.grid or self.config.encoders[config.first_encoder].grid
 
     def images_of(self, experiment: str) -> tuple[Modality, ...]:
         """The images that an experiment's encoders read, its own first, by the experiment's name."""
-        return tuple(dict.fromkeys(self.image_of(encoder) for encoder in self.config.experiments[experiment].encoder))
+        own = self.config.grids[self.grid_of(experiment)].image
+        return tuple(
+            dict.fromkeys([own, *(self.image_of(name) for name in self.config.experiments[experiment].encoder)])
+        )
 
     def experiment_slides(self, experiment: str) -> tuple[SlideRow, ...]:
         """Slides of the split's platforms that have the images of the experiment's grids, in the order of the sheet."""
