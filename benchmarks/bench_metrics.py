@@ -6,8 +6,9 @@ Run ``python benchmarks/bench_metrics.py`` from the repository; it prints what i
    reference programs of HoVer-Net, PanNuke and CellViT do it. Both give the same PQ and AJI; the ratio is printed.
    Then the table, alone and with every instance figure, against one bare ``np.unique`` over the packed pairs of pixels.
 2. 3000 × 3000 pixels, 10 000 against 10 000 nuclei: every instance figure, detection included; seconds and memory.
-3. With ``--slide SIDE``: a pair of label images of that side, 500 nuclei per 1024 × 1024 pixels, read from Zarr in a
-   process of its own; seconds and the greatest memory of that process. 40000 is a whole slide; it is not the default.
+3. With ``--slide SIDE``: all five tables of a slide of that side, 500 nuclei per 1024 × 1024 pixels, from its maps
+   (nucleus, classes and their probability, HV), labels and annotation in Zarr, in a process of its own; seconds, and
+   the greatest memory of that process. 40000 is a whole slide: some minutes and 3 GB of disk; it is not the default.
 """
 
 from __future__ import annotations
@@ -28,10 +29,19 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
-from slideloom.artefacts.zarrio import create_array, open_array
+from slideloom.artefacts.tables import read_table
+from slideloom.artefacts.zarrio import create_array, create_group
+from slideloom.config.model import EvaluationConfig
 from slideloom.metrics.contingency import contingency
-from slideloom.metrics.figures import instance_figures
+from slideloom.metrics.evaluate import evaluate_slide
+from slideloom.metrics.figures import detected_pairs, instance_figures
 from slideloom.metrics.panoptic import aji, panoptic
+from slideloom.metrics.schemas import SLIDE_METRICS
+from slideloom.patches.hv import hv_map_int8
+from slideloom.slides.facts import ImageFacts, SlideFacts
+from slideloom.slides.image import Level
+from slideloom.slides.sheet import SlideRow
+from slideloom.slides.tables import ClassTable
 
 Labels = NDArray[np.int32]
 #: Radius of a detection, px.
@@ -66,7 +76,8 @@ def sparse(gt: Labels, pred: Labels) -> dict[str, Any]:
 
 def every_figure(gt: Any, pred: Any) -> dict[str, Any]:
     """All instance figures by the contingency table."""
-    return instance_figures(contingency(gt, pred), radius_px=RADIUS_PX)
+    table = contingency(gt, pred)
+    return instance_figures(table, detected=detected_pairs(table, RADIUS_PX))
 
 
 def unique_pairs(gt: Labels, pred: Labels) -> int:
@@ -149,33 +160,74 @@ def medium(rounds: int) -> None:
 
 
 def write_slide(folder: Path, side: int) -> None:
-    """A pair of label images on disk, written piece by piece."""
-    piece = nuclei(_PIECE_PX, _PIECE_NUCLEI, 2).astype(np.uint32)
-    moved = np.roll(piece, (2, 3), (0, 1))
-    for name, labels in (("gt", piece), ("pred", moved)):
-        chunk, shard = (512, 512), (_PIECE_PX, _PIECE_PX)
-        array = create_array(folder / name, (side, side), np.uint32, chunk=chunk, shard=shard, codec="labels")
+    """Annotation, labels and maps of a slide on disk, written piece by piece."""
+    truth = nuclei(_PIECE_PX, _PIECE_NUCLEI, 2)
+    labels = np.roll(truth, (2, 3), (0, 1))
+    noise = np.random.default_rng(3).integers(0, 50, truth.shape, dtype=np.uint8)
+    pieces: dict[str, NDArray[Any]] = {
+        "truth.zarr/instances": truth.astype(np.uint32),
+        "truth.zarr/classes": _classes_of(truth, 0),
+        "labels.ome.zarr/0": labels.astype(np.uint32),
+        "maps.zarr/covered": np.ones(truth.shape, np.uint8),
+        "maps.zarr/nucleus": np.where(labels > 0, 200, 10).astype(np.uint8) + noise,
+        "maps.zarr/class_id": _classes_of(labels, 1),
+        "maps.zarr/class_probability": np.uint8(255) - noise,
+        "maps.zarr/hv": hv_map_int8(labels),
+    }
+    create_group(folder / "truth.zarr", {})
+    create_group(folder / "maps.zarr", {"mpp_um": 0.25, "scale": 1.0})
+    create_group(folder / "labels.ome.zarr", {"ome": {"multiscales": [{"datasets": [{"path": "0"}]}]}})
+    for name, piece in pieces.items():
+        lead = piece.shape[:-2]
+        inner, rows = (256, 1024) if name.startswith("maps") else (512, _PIECE_PX)  # as our own stages write them
+        chunk, shard = (*(1 for _ in lead), inner, inner), (*lead, rows, _PIECE_PX)
+        array = create_array(folder / name, (*lead, side, side), piece.dtype, chunk=chunk, shard=shard, codec="labels")
         number = 0
         for y in range(0, side, _PIECE_PX):
             for x in range(0, side, _PIECE_PX):
-                part = labels[: min(_PIECE_PX, side - y), : min(_PIECE_PX, side - x)]
-                numbered = np.where(part > 0, part + np.uint32(number * _PIECE_NUCLEI), np.uint32(0))
-                array[y : y + part.shape[0], x : x + part.shape[1]].write(numbered).result()
+                part = piece[..., : min(_PIECE_PX, side - y), : min(_PIECE_PX, side - x)]
+                if piece.dtype == np.uint32:
+                    part = np.where(part > 0, part + np.uint32(number * _PIECE_NUCLEI), np.uint32(0))
+                array[..., y : y + part.shape[-2], x : x + part.shape[-1]].write(part).result()
                 number += 1
 
 
-def score_slide(folder: Path) -> None:
-    """Every figure of the pair in a folder, and what it took."""
+def _classes_of(labels: Labels, every: int) -> NDArray[np.uint8]:
+    """Five classes by number; with ``every``, one nucleus in ten gets the next one."""
+    numbers = labels + every * (labels % 10 == 0)
+    return np.where(labels > 0, numbers % 5 + 1, 0).astype(np.uint8)
+
+
+def score_slide(folder: Path, side: int) -> None:
+    """All tables of the slide in a folder, and what they took."""
+    names = ("one", "two", "three", "four", "five")
+    classes = ClassTable((1, 2, 3, 4, 5), names, ((0, 0, 0),) * 5, ((),) * 5)
+    row = SlideRow("slide", instances="truth.zarr::instances", classes="truth.zarr::classes")
+    image = ImageFacts("he.zarr", "zarr", side, side, 3, "uint8", 0.25, "sheet", (Level(side, side, 1.0),), (), True)
     start = time.perf_counter()
-    figures = every_figure(open_array(folder / "gt"), open_array(folder / "pred"))
+    evaluate_slide(
+        folder / "maps.zarr",
+        folder / "labels.ome.zarr",
+        row,
+        folder,
+        SlideFacts("slide", {"he": image}),
+        "he",
+        1.0,
+        classes,
+        EvaluationConfig(),
+        None,
+        folder / "tables",
+    )
     seconds = time.perf_counter() - start
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    side = open_array(folder / "gt").shape[0]
+    figures = read_table(SLIDE_METRICS, folder / "tables" / "slide.parquet").to_pylist()[0]
     print(
-        f"{side} x {side} from Zarr, {figures['n_gt']} against {figures['n_pred']} nuclei: {seconds:.1f} s "
-        f"({side * side / 1e6 / seconds:.0f} megapixels a second), greatest memory of the process {peak:.2f} GiB"
+        f"{side} x {side} from Zarr, {figures['n_gt']} against {figures['n_pred']} nuclei: five tables in "
+        f"{seconds:.1f} s ({side * side / 1e6 / seconds:.0f} megapixels a second), greatest memory of the process "
+        f"{peak:.2f} GiB"
     )
-    print(f"  pq {figures['pq']:.4f}, aji {figures['aji']:.4f}, f1_d {figures['f1_d']:.4f}")
+    shown = ("pq", "mpq", "aji", "f1_d", "dice_macro", "boundary_f1", "hv_mse", "ece")
+    print("  " + ", ".join(f"{name} {figures[name]:.4f}" for name in shown))
 
 
 def main() -> None:
@@ -186,11 +238,12 @@ def main() -> None:
     parser.add_argument("--score", type=Path, help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     if chosen.score:
-        score_slide(chosen.score)
+        score_slide(chosen.score, chosen.slide)
     elif chosen.slide:
         with tempfile.TemporaryDirectory() as folder:
             write_slide(Path(folder), chosen.slide)
-            subprocess.run([sys.executable, __file__, "--score", folder], check=True)
+            command = [sys.executable, __file__, "--slide", str(chosen.slide), "--score", folder]
+            subprocess.run(command, check=True)
     else:
         small(chosen.rounds)
         medium(chosen.rounds)

@@ -9,8 +9,9 @@ import pytest
 
 from slideloom.artefacts.tables import read_table
 from slideloom.cli import examine as module
-from slideloom.cli.examine import SlideReport, examine
+from slideloom.cli.examine import examine
 from slideloom.cli.findings import FINDINGS, write_findings
+from slideloom.cli.slide_report import SlideReport
 from slideloom.slides.study import Study, load_study
 
 
@@ -75,6 +76,19 @@ def test_a_marker_without_an_embedding_fails_its_slides(study: Path) -> None:
     assert [one.code for one in found["few"].faults] == ["missing_marker", "marker_embedding"]
 
 
+def test_nuclei_of_another_program_are_looked_at_where_they_are_scored(study: Path) -> None:
+    other = "  other: {labels: 'other/{slide}.tif', grid: he64, split: holdout}\n"
+    study.write_text(study.read_text() + other)
+    Path("other").mkdir()
+    Path("other", "few.tif").write_bytes(Path("small_labels.tif").read_bytes())
+    found = reports_of(load_study(study))
+    assert found["good"].good, "it trains: nothing of another program is read"
+    faults = {fault.code: fault.message for fault in found["few"].faults}
+    assert "experiment other" in faults["annotation_shape"]
+    Path("other", "few.tif").write_bytes(Path("good_labels.tif").read_bytes())
+    assert "annotation_shape" not in {fault.code for fault in reports_of(load_study(study))["few"].faults}
+
+
 @pytest.mark.parametrize(
     ("more", "notes"),
     [
@@ -122,7 +136,7 @@ def _die(task: module._Task) -> SlideReport:
 @pytest.mark.slow
 def test_a_file_that_crashes_its_reader_spoils_its_own_slide_only(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     loaded = load_study(study)
-    tasks = [module._task(loaded, row, False) for row in loaded.rows]
+    tasks = [module._task(loaded, row, False, {}, {}) for row in loaded.rows]
     monkeypatch.setattr(module, "get_context", lambda method: __import__("multiprocessing").get_context("fork"))
     monkeypatch.setattr(module, "_examine", _die)
     reports = {report.slide_id: report for report in module._in_processes(tasks, 2)}

@@ -219,7 +219,7 @@ def test_problems_come_with_the_files_lines(tmp_path: Path) -> None:
         load_config(path)
     wheres = [problem.where for problem in caught.value.problems]
     assert f"{path}:6: grids.one.tile_px" in wheres
-    assert len(wheres) == 4, "the keys encoders, splits and experiments are missing, too"
+    assert len(wheres) == 3, "the keys splits and experiments are missing, too"
 
 
 def test_model_and_kind_at_a_path() -> None:

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from slideloom.artefacts.tables import read_table, table_metadata
+from slideloom.instances.binary_labels import label_pieces
 from slideloom.instances.cells import CELLS, MarkerMeans, cell_classes, write_cells
 from slideloom.instances.contours import find_sides
 from slideloom.instances.measure import Figures
@@ -139,3 +140,22 @@ def test_parts_that_lack_nuclei_are_refused_and_leave_nothing(tmp_path: Path, cl
     with pytest.raises(ValueError, match="figures of 3 instances, not of 5"):
         write_cells(tmp_path / "x.parquet", "s1", _at([_figures(5)]), [_figures(3)], classes, None, **options)
     assert not list(tmp_path.iterdir())
+
+
+def test_ours_are_whole_and_anothers_may_lie_in_pieces(tmp_path: Path, classes: ClassTable) -> None:
+    labels = np.zeros((10, 20), np.uint32)
+    labels[1:4, 5:8] = labels[6, 5:8] = 1
+    pieces = outlines(find_sides(labels, 0, 0, 20), 20, 2.0)
+    figures = dataclasses.replace(_figures(1), outlines=pieces)
+    options: dict[str, Any] = {"scale": 2.0, "image_mpp_um": 0.25, "made_from": {"slide_id": "s1"}}
+    place = tmp_path / "cells.parquet"
+    with pytest.raises(ValueError, match="an instance in several pieces"):
+        write_cells(place, "s1", _at([figures]), [figures], classes, None, **options)
+    write_cells(place, "s1", _at([figures]), [figures], classes, None, **options, foreign=label_pieces(labels))
+    cells = geopandas.read_parquet(place)
+    assert cells.geom_type.tolist() == ["MultiPolygon"]
+    assert cells["class_name"].tolist() == ["stroma"]
+    shares = ["class_probability", "probability_tumour", "probability_stroma", "probability_immune"]
+    assert cells[["nucleus_probability", *shares]].isna().all(axis=None)
+    geo = json.loads(pq.read_schema(place).metadata[b"geo"])
+    assert geo["columns"]["geometry"]["geometry_types"] == ["MultiPolygon"]

@@ -57,6 +57,28 @@ def test_outlines_are_marching_squares(seed: int, share: float) -> None:
         assert polygon.area == pytest.approx((labels == number).sum() - 0.5 + 0.5 * (rings - 1))
 
 
+@settings(deadline=None, max_examples=60)
+@given(st.integers(0, 10_000), st.floats(0.2, 0.85))
+def test_instances_in_several_pieces_are_marching_squares(seed: int, share: float) -> None:
+    # Pieces touch diagonally, and lie in the holes of others.
+    labels = np.random.default_rng(seed).choice(3, (12, 14), p=[1 - share, share * 0.7, share * 0.3])
+    for number, shape in _outlines(labels).items():
+        n_pieces = ndimage.label(labels == number)[1]
+        assert shape.geom_type == ("Polygon" if n_pieces == 1 else "MultiPolygon")
+        assert len(shapely.get_parts(shape)) == n_pieces
+        assert shape.is_valid
+        assert all(piece.exterior.is_ccw for piece in shapely.get_parts(shape))
+        assert shape.symmetric_difference(_oracle(labels == number)).area < 1e-9
+
+
+def test_a_piece_in_the_hole_of_another_is_kept() -> None:
+    labels = np.zeros((13, 13), int)
+    labels[0:13, 0:13], labels[1:12, 1:12], labels[3:10, 3:10], labels[4:9, 4:9], labels[6, 6] = 1, 0, 1, 0, 1
+    outer, middle, inner = shapely.get_parts(_outlines(labels)[1])
+    assert [len(piece.interiors) for piece in (outer, middle, inner)] == [1, 1, 0]
+    assert [piece.bounds for piece in (outer, middle, inner)] == [(0, 0, 13, 13), (3, 3, 10, 10), (6, 6, 7, 7)]
+
+
 @settings(deadline=None, max_examples=30)
 @given(st.integers(0, 10_000))
 def test_neighbours_never_overlap(seed: int) -> None:

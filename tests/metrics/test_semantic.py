@@ -67,7 +67,9 @@ def test_class_dice_is_torchmetrics_f1_over_known_pixels(seed: int) -> None:
     target, predicted = torch.from_numpy(truth[known].astype(int)), torch.from_numpy(prediction[known].astype(int))
     expected = multiclass_f1_score(predicted, target, num_classes=4, average=None)
     assert [confusion.of(c).dice for c in range(4)] == pytest.approx(expected.tolist(), abs=1e-6)
-    assert confusion.dice_macro([1, 2, 3]) == pytest.approx(float(expected[1:].mean()), abs=1e-6)
+    assert confusion.macro("dice", [1, 2, 3], background=False).value == pytest.approx(
+        float(expected[1:].mean()), abs=1e-6
+    )
     one = confusion.of(2)
     assert one.tp + one.fp + one.fn + one.tn == int(known.sum())
 
@@ -75,9 +77,9 @@ def test_class_dice_is_torchmetrics_f1_over_known_pixels(seed: int) -> None:
 def test_absent_classes_do_not_count() -> None:
     confusion = ClassConfusion()
     confusion.add(np.array([1, 0], np.uint8), np.array([1, 3], np.uint8))
-    assert confusion.dice_macro([1, 2]) == 1.0
-    assert confusion.dice_macro([1, 2, 3]) == 0.5  # predicted, though it does not occur
-    assert confusion.dice_macro([2]) is None
+    assert confusion.macro("dice", [1, 2], background=False).value == 1.0
+    assert confusion.macro("dice", [1, 2, 3], background=False).value == 0.5  # predicted, though it does not occur
+    assert confusion.macro("dice", [2], background=False).value is None
 
 
 def test_confusion_says_nothing_about_nothing() -> None:

@@ -2,30 +2,45 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+import shapely
+from PIL import Image
 
 from slideloom.artefacts.files import write_json
 from slideloom.artefacts.paths import Paths
 from slideloom.artefacts.tables import write_table
 from slideloom.artefacts.zarrio import create_group, write_array
 from slideloom.config.model import EvaluationConfig
+from slideloom.metrics.biology import biology_rows
+from slideloom.metrics.biology_schemas import BIOLOGY, NEIGHBOURS
+from slideloom.metrics.cell_groups import Nuclei
 from slideloom.metrics.contingency import PairCounter, majority
+from slideloom.metrics.detail_schemas import SCORE_FIGURES
 from slideloom.metrics.evaluate import evaluate_slide
+from slideloom.metrics.neighbours import neighbour_rows
 from slideloom.metrics.schemas import CLASS_FIGURES, SLIDE_FIGURES
+from slideloom.metrics.semantic import ClassConfusion
+from slideloom.metrics.tissue_area import PredictedTissue
 from slideloom.patches.hv import hv_map
 from slideloom.reports.aggregate import summarise_experiments
 from slideloom.reports.beside import published_rows
+from slideloom.reports.class_summary import summarise_classes
 from slideloom.reports.comparisons import compare_experiments
+from slideloom.reports.curves import PooledScores
 from slideloom.reports.gather import Run
+from slideloom.reports.groups import group_table
 from slideloom.reports.overlays import OverlaySource
-from slideloom.reports.schemas import REPORT_TABLES
+from slideloom.reports.schemas import BIOLOGY as BIOLOGY_TABLE
+from slideloom.reports.schemas import CLASSES as CLASSES_TABLE
+from slideloom.reports.schemas import CONFUSION, REPORT_TABLES
 from slideloom.slides.facts import ImageFacts, SlideFacts
 from slideloom.slides.image import Level
 from slideloom.slides.sheet import SlideRow
@@ -34,6 +49,9 @@ from slideloom.slides.tables import Channel, ClassTable
 CLASSES = ClassTable(
     (1, 2, 3), ("tumour <&>", "stroma", "rare"), ((214, 39, 40), (44, 160, 44), (31, 119, 180)), ((), (), ())
 )
+
+
+SLIDE_FIGURE_NAMES = {column.name for column in SLIDE_FIGURES}
 
 
 @dataclass
@@ -60,11 +78,13 @@ class Cohort:
         instances: np.ndarray | None,
         class_map: np.ndarray | None,
         patient: str = "",
+        tissue: str = "",
     ) -> SlideRow:
-        """Save an H&E image (h, w, 3) and its annotation; write its facts."""
+        """Save an H&E image (h, w, 3) and its annotation; write its facts and its overview picture."""
         self.root.mkdir(parents=True, exist_ok=True)
         np.save(self.root / f"{name}_he.npy", image)
         columns = {"slide_id": name, "patient_id": patient or name, "platform": "scanner", "he": f"{name}_he.npy"}
+        columns |= {"extra": {"tissue": tissue}} if tissue else {}
         if instances is not None:
             np.save(self.root / f"{name}_instances.npy", instances)
             columns["instances"] = f"{name}_instances.npy"
@@ -74,6 +94,7 @@ class Cohort:
         row = SlideRow(**columns)
         self.rows.append(row)
         write_json(self.paths.slide_facts(name), {"schema": 1, **self.facts(row, image.shape).as_dict()})
+        Image.fromarray(image).save(self.paths.thumbnail(name))
         return row
 
     @staticmethod
@@ -87,46 +108,72 @@ class Cohort:
         return SlideFacts(row.slide_id, {"he": image})
 
     def predict(
-        self, experiment: str, row: SlideRow, labels: np.ndarray, class_map: np.ndarray, *, random_weights: bool = False
+        self,
+        experiment: str,
+        row: SlideRow,
+        labels: np.ndarray,
+        class_map: np.ndarray,
+        *,
+        random_weights: bool = False,
+        external: bool = False,
     ) -> None:
-        """Write maps, labels and cells of a prediction, and score it."""
+        """Write maps, labels, cells and biology of a prediction, and score it; external: another program's labels."""
         maps = self.paths.maps(experiment, "0", row.slide_id)
         place = self.paths.labels(experiment, "0", row.slide_id)
         size = labels.shape
         weights = "random:3" if random_weights else f"sha256:{'ab' * 32} + sha256:{'cd' * 32}"
         attributes = {"scale": 1.0, "mpp_um": 0.25, "height_px": size[0], "width_px": size[1]}
-        attributes |= {"encoder_weights": weights, "encoder_notes": [f"{experiment} does not read DNA"]}
-        create_group(maps, {**attributes, "heads": ["nucleus", "hv", "classes"]})
+        attributes |= {"encoder_weights": "labels" if external else weights}
+        attributes |= {"encoder_notes": [] if external else [f"{experiment} does not read DNA"]}
+        heads = ["labels", "classes"] if external else ["nucleus", "hv", "classes"]
+        create_group(maps, {**attributes, "heads": heads})
         write_array(maps / "covered", np.ones(size, np.uint8))
-        write_array(maps / "nucleus", np.where(labels > 0, 220, 12).astype(np.uint8))
         write_array(maps / "class_id", class_map.astype(np.uint8))
-        write_array(maps / "hv", (hv_map(labels) * 120).astype(np.int8))
+        if not external:
+            sure = np.random.default_rng(len(row.slide_id)).integers(0, 60, size)
+            write_array(maps / "nucleus", np.where(labels > 0, 245 - sure, sure).astype(np.uint8))
+            write_array(maps / "class_probability", (250 - 2 * sure).astype(np.uint8))
+            write_array(maps / "hv", (hv_map(labels) * 120).astype(np.int8))
         create_group(place, {"ome": {"version": "0.5", "multiscales": [{"datasets": [{"path": "0"}]}]}})
         write_array(place / "0", labels.astype(np.uint32))
-        ids = np.unique(labels)[np.unique(labels) > 0].astype(np.int64)
+        ids, area = np.unique(labels[labels > 0], return_counts=True)
         counter = PairCounter()
         counter.add(labels, class_map, labels > 0)
-        at = [np.argwhere(labels == i).mean(axis=0) + 0.5 for i in ids] or np.empty((0, 2))
+        at = np.array([np.argwhere(labels == i).mean(axis=0) + 0.5 for i in ids] or np.empty((0, 2))).reshape(-1, 2)
+        kind = majority(*counter.pairs(), ids.astype(np.int64)).astype(np.uint8)
         cells = self.paths.cells(experiment, "0", row.slide_id)
         cells.parent.mkdir(parents=True, exist_ok=True)
-        table = {
-            "cell_id": ids,
-            "x_px": np.array(at).reshape(-1, 2)[:, 1],
-            "y_px": np.array(at).reshape(-1, 2)[:, 0],
-            "class_id": majority(*counter.pairs(), ids).astype(np.uint8),
-            "class_probability": np.full(ids.size, 0.8),
-        }
+        table = {"cell_id": ids.astype(np.int64), "x_px": at[:, 1], "y_px": at[:, 0], "class_id": kind}
+        table["class_probability"] = np.full(ids.size, np.nan if external else 0.8)
         pq.write_table(pa.table(table), cells)
+        nuclei = Nuclei(at[:, 1] / 4, at[:, 0] / 4, area / 16, kind, ("background", *self.classes.names))
+        biology = self.paths.biology(experiment, "0", row.slide_id)
+        self.measure(row.slide_id, nuclei, size, biology)
         facts_path = self.paths.slide_facts(row.slide_id)
         folder = self.paths.metrics(experiment, "0", row.slide_id)
         facts = self.facts(row, size)
         scored = evaluate_slide(
             maps, place, row, self.root, facts, "he", 1.0, self.classes, EvaluationConfig(), None, folder
         )
-        run = self.runs.setdefault(experiment, Run(experiment, "0", random_weights, self.paths.split("s"), metrics={}))
+        run = self.runs.setdefault(
+            experiment, Run(experiment, "0", random_weights, self.paths.split("s"), metrics={}, biology={})
+        )
+        run.biology[row.slide_id] = biology  # type: ignore[index]
         if scored:
             run.metrics[row.slide_id] = folder  # type: ignore[index]
         self.sources.append(OverlaySource(experiment, "0", "he", row, self.root, facts_path, maps, place, cells))
+
+    @staticmethod
+    def measure(slide: str, nuclei: Nuclei, size: tuple[int, ...], place: Path) -> None:
+        """Write the tables of a prediction's biology; all but a border of the slide is tissue."""
+        height, width = size[0] / 4, size[1] / 4
+        tissue = PredictedTissue(height * (width - 2) / 1e6, shapely.box(2, 0, width, height))
+        markers = [("DNA", 100 + nuclei.area_um2), ("CD3", np.where(nuclei.class_id == 1, 5.0, nuclei.x_um))]
+        of_slide = {"slide_id": slide, "image": "he"}
+        rows = [of_slide | row for row in biology_rows(nuclei, tissue, markers)]
+        write_table(BIOLOGY, rows, place / "biology.parquet", made_from={"slide_id": slide})
+        rows = [of_slide | row for row in neighbour_rows(nuclei)]
+        write_table(NEIGHBOURS, rows, place / "neighbours.parquet", made_from={"slide_id": slide})
 
     def split(self, roles: dict[str, str]) -> None:
         """Write the split that every run uses."""
@@ -154,7 +201,7 @@ class Cohort:
         place.parent.mkdir(parents=True, exist_ok=True)
         pq.write_table(pa.table(history), place)
         run = self.runs[experiment]
-        self.runs[experiment] = Run(run.experiment, "0", run.random_weights, run.split, place, run.metrics)
+        self.runs[experiment] = replace(run, history=place)
 
     def record(self, stage: str, context: str, items: dict[str, dict[str, str]], unit: str = "1-0") -> Path:
         """Write a job record."""
@@ -209,7 +256,7 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> Cohort:
     for number, patient in enumerate(["P1", "P1", "P2", "P3"]):
         name = f"s{number}"
         image, labels, classes = blobs(rng)
-        row = whole.add_slide(name, image, labels, classes, patient)
+        row = whole.add_slide(name, image, labels, classes, patient, "Breast" if patient == "P2" else "Colon")
         good = worsen(rng, labels, classes)
         whole.predict("good", row, *good)
         whole.predict("poor", row, *worsen(rng, *good), random_weights=True)
@@ -270,17 +317,28 @@ class Grid:
                 for slide in tested:
                     ease = np.random.default_rng([self.seed, 99, slide]).normal(0, 0.05)
                     where = about | {"slide_id": f"slide_{slide:02}", "patient_id": f"patient_{slide // 2:02}"}
-                    where |= {"platform": self.platform, "role": "test", "image": "sp"}
+                    where |= {"platform": self.platform, "role": "test", "image": "sp", "tissue": _TISSUES[slide % 3]}
                     found = _class_rows(level + ease, rng, name.endswith("instances"))
                     classes += [where | row for row in found]
                     slides.append(where | _slide_row(level + ease, found, rng))
         return slides, classes, training
 
     def write(self, place: Path, published: str | None = "sp_he") -> Path:
-        """Write the eight tables."""
+        """Write every table; those of pixels, and the biology, of each experiment's first slide alone."""
         slides, classes, training = self.rows()
-        tables = {name: [] for name in REPORT_TABLES} | {"slides": slides, "classes": classes, "training": training}
+        tables: dict[str, Any] = {name: [] for name in REPORT_TABLES}
+        tables |= {"slides": slides, "classes": classes, "training": training}
         tables["experiments"] = summarise_experiments(slides)
+        tables["groups"] = group_table(slides).to_pylist()
+        written = write_table(CLASSES_TABLE, [{"study": "grid"} | row for row in classes], place / "classes.parquet")
+        for number, name in enumerate(self.levels):
+            whose = {"experiment": name, "role": "test", "random_weights": name in self.random_weights}
+            own = written.filter(pc.equal(written["experiment"], name))
+            tables["experiment_classes"] += [whose | row for row in summarise_classes(own)[0]]
+            about = next(row for row in slides if row["experiment"] == name)
+            rng = np.random.default_rng([self.seed, number, 1000])
+            for table, rows in _pixel_rows(about, whose, rng).items():
+                tables[table] += rows
         tables["comparisons"] = compare_experiments(slides, self.splits)
         tables["published"] = published_rows(published, slides, classes, training, self.splits)
         for name, schema in REPORT_TABLES.items():
@@ -294,6 +352,7 @@ GRID_CLASSES = ClassTable(
     tuple((25 * k, 90, 250 - 25 * k) for k in range(1, 10)),
     tuple(() for _ in range(9)),
 )
+_TISSUES = ("Colon", "Breast", None)
 _SHARES = (0.70, 0.104, 0.0873, 0.0512, 0.023, 0.0146, 0.0097, 0.0083, 0.0037, 0.0037)
 _TESTED = {"quarters": (range(8, 16), range(24, 32)), "threefold": (range(11), range(11, 22), range(22, 32)),
            "holdout": (range(24, 32),)}  # fmt: skip
@@ -330,6 +389,56 @@ def _class_rows(level: float, rng: np.random.Generator, no_classes: bool) -> lis
             row |= {"dice": 2 * hits / (true + predicted)}
         rows.append(row)
     return rows
+
+
+def _pixel_rows(
+    about: dict[str, Any], whose: dict[str, Any], rng: np.random.Generator
+) -> dict[str, list[dict[str, Any]]]:
+    """Made-up confusion, curves, calibration and biology of one slide, as the stages write them."""
+    size = 160
+    classes = ("background", *GRID_CLASSES.names)
+    truth = rng.choice(10, (size, size), p=np.array(_SHARES) / sum(_SHARES))
+    found = np.where(rng.random((size, size)) < 0.7, truth, rng.integers(0, 10, (size, size)))
+    pixels, of = ClassConfusion(), {key: about[key] for key in about if key in CONFUSION.names}
+    pixels.add(truth.astype(np.uint8), found.astype(np.uint8))
+    confusion = [
+        of | {"true_class_id": row["true_class_id"], "true_class_name": classes[row["true_class_id"]]}
+        | {"pred_class_id": row["pred_class_id"], "pred_class_name": classes[row["pred_class_id"]]}
+        | {"pixels": row["pixels"], "nuclei": None if row["true_class_id"] == row["pred_class_id"] == 0 else 3}
+        for row in pixels.rows(range(10))
+    ]  # fmt: skip
+    sure = np.clip(np.where(found == truth, 200, 120) + rng.normal(0, 30, truth.shape), 0, 255)
+    scores = PooledScores()
+    scores.add(_score_rows(truth, found, 5 * (sure / 5).astype(np.uint8)), about["slide_id"], about["patient_id"])
+    n = 400
+    places = rng.uniform(0, 500, (2, n))
+    nuclei = Nuclei(*places, rng.uniform(20, 80, n), rng.choice(10, n, p=np.array(_SHARES) / sum(_SHARES)), classes)
+    of = {key: about[key] for key in about if key in BIOLOGY_TABLE.names and key not in SLIDE_FIGURE_NAMES}
+    tissue = PredictedTissue(0.2, shapely.box(0, 0, 500, 400))
+    markers = [(name, rng.gamma(2, 50, n)) for name in ("DNA", "CD3", "CD8", "CD20", "CD68", "PanCK")]
+    return {
+        "confusion": confusion,
+        "curves": [whose | row for row in scores.curves().to_pylist() if row["class_id"] in (None, 0, 1, 2)],
+        "calibration": [whose | row for row in scores.calibration()],
+        "biology": [of | row for row in biology_rows(nuclei, tissue, markers)],
+        "neighbours": [of | row for row in neighbour_rows(nuclei)],
+    }
+
+
+def _score_rows(truth: np.ndarray, found: np.ndarray, score: np.ndarray) -> pa.Table:
+    """Pixels by score, as an evaluated slide leaves them."""
+    rows = []
+    nucleus = np.where(found > 0, score, 255 - score)
+    kinds = [(None, np.ones(truth.shape, bool), truth > 0, nucleus)]
+    kinds += [(k, found == k, truth == k, score) for k in range(10)]
+    for class_id, won, true, value in kinds:
+        about = {"of": "nucleus" if class_id is None else "class", "class_id": class_id}
+        about |= {"class_name": None if class_id is None else ("background", *GRID_CLASSES.names)[class_id]}
+        positive, negative = (np.bincount(value[won & side], minlength=256) for side in (true, ~true))
+        for level in np.flatnonzero((positive + negative > 0) | (np.arange(256) == 255)).tolist():
+            counts = {"positive": int(positive[level]), "negative": int(negative[level])}
+            rows.append(about | {"score": level, "n_true": int(true.sum())} | counts)
+    return pa.Table.from_pylist(rows, pa.schema([(c.name, c.type) for c in SCORE_FIGURES]))
 
 
 def _slide_row(level: float, classes: list[dict[str, Any]], rng: np.random.Generator) -> dict[str, Any]:

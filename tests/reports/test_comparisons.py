@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy.stats import ttest_rel
 
-from slideloom.metrics.schemas import SCORES
+from slideloom.metrics.schemas import COMPARED
 from slideloom.reports.comparisons import compare_experiments, verdict
 from slideloom.reports.resampling import holm, sign_flip_p
 
@@ -17,7 +17,7 @@ from slideloom.reports.resampling import holm, sign_flip_p
 def row(experiment: str, slide: str, pq: float | None, **more: Any) -> dict[str, Any]:
     """A row of slides.parquet."""
     about = {"experiment": experiment, "fold": "0", "slide_id": slide, "patient_id": slide, "role": "test"}
-    return dict.fromkeys(SCORES) | about | {"random_weights": False, "pq": pq, **more}
+    return dict.fromkeys(COMPARED) | about | {"random_weights": False, "pq": pq, **more}
 
 
 def pick(lines: list[dict[str, Any]], **wanted: Any) -> dict[str, Any]:
@@ -159,11 +159,12 @@ def test_null_differences_are_seldom_called_real() -> None:
 def test_many_experiments_take_seconds() -> None:
     rng = np.random.default_rng(0)
     rows = [
-        row(f"e{e}", f"s{s}", None, fold=str(s % 3)) | dict(zip(SCORES, rng.normal(0.5, 0.1, 21).tolist(), strict=True))
+        row(f"e{e}", f"s{s}", None, fold=str(s % 3))
+        | dict(zip(COMPARED, rng.normal(0.5, 0.1, len(COMPARED)).tolist(), strict=True))
         for e in range(27)
         for s in range(35)
     ]
     start = time.perf_counter()
     lines = compare_experiments(rows)
-    assert len(lines) == 351 * len(SCORES)
+    assert len(lines) == 351 * len(COMPARED)
     assert time.perf_counter() - start < 40

@@ -1,27 +1,26 @@
-"""The eight tables, gathered from a small cohort on disk."""
+"""The report tables, gathered from a small cohort on disk."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from tests.reports.conftest import blobs, worsen
 
 from slideloom.artefacts.tables import read_table, table_metadata
 from slideloom.config.model import StudyConfig
-from slideloom.reports.gather import (
-    Run,
-    gather_costs,
-    gather_failures,
-    gather_reports,
-    gather_training,
-    runs_of,
-)
+from slideloom.errors import SlideloomError
+from slideloom.reports.gather import Run, gather_reports, gather_training, runs_of
+from slideloom.reports.job_tables import gather_costs, gather_failures
 from slideloom.reports.schemas import REPORT_TABLES
+from slideloom.reports.slide_tables import gather_slides
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +38,8 @@ def tables(cohort: Any) -> dict[str, pd.DataFrame]:
 def test_every_table_opens_with_its_documented_columns(cohort: Any, tables: dict[str, pd.DataFrame]) -> None:
     for name, schema in REPORT_TABLES.items():
         table = read_table(schema, cohort.paths.reports() / f"{name}.parquet")
-        assert (table.num_rows > 0) == (name != "published"), name  # the study names no published report
+        # The study names no published report, and no literature.
+        assert (table.num_rows > 0) == (name not in ("published", "references")), name
         assert set(tables[name]["study"]) <= {"study"}
         for column in schema.columns:
             assert table.schema.field(column.name).type == column.type, f"{name}.{column.name}"
@@ -78,6 +78,122 @@ def test_experiments_and_comparisons_keep_roles_apart(tables: dict[str, pd.DataF
     pair = tables["comparisons"].query("metric == 'pq' and role == 'test'").iloc[0]
     assert pair["difference"] < 0
     assert pair["random_weights"]
+
+
+def test_large_tables_are_those_of_the_slides_one_after_another(cohort: Any, tables: dict[str, pd.DataFrame]) -> None:
+    for name, folder in (("confusion", "metrics"), ("biology", "biology"), ("neighbours", "biology")):
+        parts = []
+        for run in cohort.runs.values():
+            for slide, place in sorted(getattr(run, folder).items()):
+                part = pd.read_parquet(place / f"{name}.parquet")
+                parts.append(part.assign(experiment=run.experiment, slide_id=slide))
+        wanted = pd.concat(parts, ignore_index=True)
+        pd.testing.assert_frame_equal(tables[name][wanted.columns.tolist()], wanted, check_like=True)
+    biology = tables["biology"].query("scope == 'all'").set_index(["experiment", "slide_id"])
+    assert len(biology) == 9  # also the slide without annotation
+    assert biology.loc[("good", "bare"), ["patient_id", "role"]].tolist() == ["bare", "infer"]
+    assert biology.loc[("good", "s0"), ["role", "tissue", "fold"]].tolist() == ["val", "Colon", "0"]
+    assert biology["tissue"].isna().tolist() == [slide == "bare" for _, slide in biology.index]
+    assert {"mean_DNA", "weighted_mean_CD3"} <= set(biology.columns)
+
+
+def test_the_confusion_tells_what_the_classes_tell(tables: dict[str, pd.DataFrame]) -> None:
+    whose = ["experiment", "slide_id"]
+    by_true = tables["confusion"].groupby([*whose, "true_class_id"])["pixels"].sum()
+    classes = tables["classes"].set_index([*whose, "class_id"])["gt_pixels"]
+    assert by_true.tolist() == classes.sort_index().tolist()
+    right = tables["confusion"].query("true_class_id == pred_class_id").groupby("experiment")["pixels"].sum()
+    every = tables["confusion"].groupby("experiment")["pixels"].sum()
+    own = tables["confusion"].query("role == 'test' and experiment == 'good'")
+    pooled = tables["experiments"].query("averaging == 'pooled' and metric == 'class_accuracy' and role == 'test'")
+    share = own.query("true_class_id == pred_class_id")["pixels"].sum() / own["pixels"].sum()
+    assert pooled.query("experiment == 'good'")["mean"].item() == pytest.approx(share)
+    assert (right / every)["good"] > (right / every)["poor"]
+
+
+def test_curves_and_calibration_agree_with_the_slides(tables: dict[str, pd.DataFrame]) -> None:
+    for whose, own in tables["slides"].groupby(["experiment", "role"]):
+        curves, calibration, experiments = (
+            tables[name].set_index(["experiment", "role"]).loc[[whose]]
+            for name in ("curves", "calibration", "experiments")
+        )
+        pooled = experiments.query("averaging == 'pooled'").set_index("metric")["mean"]
+        line = curves.query("of == 'nucleus'")
+        assert line["n_true"].unique().tolist() == [own["gt_pixels"].sum()]
+        assert line["n_slides"].unique().tolist() == [len(own)]
+        half = line.query("threshold >= 0.5").iloc[-1]
+        assert half["tp"] == own["tp_pixels_binary"].sum()
+        assert half["tp"] + half["fp"] == own["pred_pixels_binary"].sum()
+        steps = np.diff(line["recall"], prepend=0) * line["precision"]
+        assert steps.sum() == pytest.approx(pooled["map"])
+        bins = calibration.query("of == 'nucleus'")
+        assert bins["pixels"].sum() == len(own) * 96 * 96
+        gaps = (bins["true_share"] - bins["mean_probability"]).abs() * bins["pixels"]
+        assert gaps.sum() / bins["pixels"].sum() == pytest.approx(pooled["ece"])
+
+
+def test_groups_and_classes_are_summarised(tables: dict[str, pd.DataFrame]) -> None:
+    groups = (
+        tables["groups"].query("experiment == 'good' and role == 'test' and metric == 'pq'").set_index(["by", "group"])
+    )
+    slides = tables["slides"].query("experiment == 'good' and role == 'test'")
+    for by, column in (("platform", "platform"), ("tissue", "tissue"), ("patient", "patient_id"), ("fold", "fold")):
+        for group, value in slides.groupby(column)["pq"].mean().items():
+            assert groups.loc[(by, group), "mean"] == pytest.approx(value)
+    lines = tables["experiment_classes"].query("experiment == 'good' and role == 'test' and metric == 'dice'")
+    classes = tables["classes"].query("experiment == 'good' and role == 'test'")
+    means = classes.groupby("class_id")["dice"].mean()
+    found = lines.query("averaging == 'slide'").set_index("class_id")["mean"]
+    assert found.sort_index().tolist() == pytest.approx(means.tolist(), nan_ok=True)
+    assert tables["experiments"].query("metric == 'mpq' and averaging == 'pooled'")["mean"].notna().all()
+
+
+def test_labels_of_another_program_are_gathered_like_any_others(tmp_path: Path, cohort: Any) -> None:
+    whole = type(cohort)(tmp_path)
+    rng = np.random.default_rng(1)
+    for number in range(2):
+        image, labels, classes = blobs(rng)
+        row = whole.add_slide(f"s{number}", image, labels, classes)
+        whole.predict("mesmer", row, *worsen(rng, labels, classes), external=True)
+    whole.split({"s0": "test", "s1": "test"})
+    place = whole.paths.reports()
+    gather_reports("x", list(whole.runs.values()), whole.rows, [], [], whole.paths.root, place)
+    frames = {name: pd.read_parquet(place / f"{name}.parquet") for name in REPORT_TABLES}
+    assert frames["slides"]["tissue"].isna().all()
+    assert frames["slides"][["map", "hv_mse", "ece", "dice_binary"]].isna().all(axis=None)
+    assert frames["slides"][["pq", "f1_d", "dice_macro"]].notna().all(axis=None)
+    assert len(frames["confusion"]) == 2 * 16
+    assert frames["curves"].empty
+    assert frames["calibration"].empty
+    pooled = frames["experiments"].query("averaging == 'pooled'").set_index("metric")["mean"]
+    assert pooled[["map", "ece", "map_won", "dice_binary"]].isna().all()
+    assert pooled[["pq", "f1_d", "mpq", "dice_macro", "class_accuracy"]].notna().all()
+    recorded = table_metadata(pq.read_table(place / "slides.parquet"))["made_from"]
+    assert recorded["encoder_weights"] == {"mesmer": ["labels"]}
+    assert recorded["evaluation"]["mesmer"]["convention"] == "pannuke"
+
+
+def test_a_file_of_another_version_is_told(tmp_path: Path, cohort: Any) -> None:
+    run = cohort.runs["good"]
+    for name in ("slide", "classes", "confusion", "scores"):
+        table = pq.read_table(run.metrics["s1"] / f"{name}.parquet")
+        about = json.loads(table.schema.metadata[b"slideloom"])
+        about |= {"schema_version": 99} if name == "confusion" else {}
+        pq.write_table(table.replace_schema_metadata({"slideloom": json.dumps(about)}), tmp_path / f"{name}.parquet")
+    with pytest.raises(SlideloomError, match="slide_confusion version 99"):
+        gather_slides([replace(run, metrics={"s1": tmp_path}, biology={})], cohort.rows)
+
+
+def test_the_tables_do_not_depend_on_the_order_of_slides(cohort: Any, tmp_path: Path) -> None:
+    turned = [
+        replace(run, metrics=dict(reversed(run.metrics.items())), biology=dict(reversed(run.biology.items())))
+        for run in cohort.runs.values()
+    ]
+    for name, runs in (("a", list(cohort.runs.values())), ("b", turned)):
+        gather_reports("study", runs, cohort.rows, [], [], cohort.paths.root, tmp_path / name)
+    for name in REPORT_TABLES:
+        first, second = ((tmp_path / place / f"{name}.parquet").read_bytes() for place in "ab")
+        assert first == second, name
 
 
 def test_training_has_every_term(tables: dict[str, pd.DataFrame]) -> None:
@@ -185,6 +301,7 @@ def test_only_what_the_records_call_done_is_gathered(cohort: Any) -> None:
         cohort.record("metrics", "good/0", {"s0": ok, "s1": {"status": "failed"}, "bare": {"status": "absent"}}),
         cohort.record("metrics", "good/0", {"s2": ok}, "2-1"),
         cohort.record("train", "good/0", {"0": ok}, "0"),
+        cohort.record("biology", "good/0", {"s0": ok, "s1": {"status": "failed"}}),
     ]
     for record in records:
         cohort.records.remove(record)
@@ -192,3 +309,25 @@ def test_only_what_the_records_call_done_is_gathered(cohort: Any) -> None:
     assert sorted(good.metrics) == ["s0", "s2"]
     assert good.history == cohort.paths.model("good", "0") / "history.parquet"
     assert (poor.random_weights, good.random_weights, dict(poor.metrics), poor.history) == (True, False, {}, None)
+    assert dict(good.biology) == {"s0": cohort.paths.biology("good", "0", "s0")}
+    assert dict(poor.biology) == {}
+
+
+def test_labels_of_another_program_have_neither_encoder_nor_history(cohort: Any) -> None:
+    config = StudyConfig.model_validate(
+        {
+            "study": "x",
+            "slides": "slides.tsv",
+            "grids": {"g": {"image": "he", "tile_px": 64}},
+            "splits": {"s": {}},
+            # Its name is that of a run that was trained.
+            "experiments": {"good": {"labels": "mesmer/{slide}.tif", "grid": "g", "split": "s"}},
+        }
+    )
+    ok = {"status": "ok", "digest": "d"}
+    records = [cohort.record(stage, "good/0", {"s1": ok}, "9-9") for stage in ("metrics", "biology", "train")]
+    for record in records:
+        cohort.records.remove(record)
+    (run,) = runs_of(config, cohort.rows, cohort.paths, records)
+    assert (run.random_weights, run.history) == (False, None)
+    assert (list(run.metrics), list(run.biology)) == (["s1"], ["s1"])

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from slideloom.config.model import StudyConfig
+from slideloom.config.model import EvaluationConfig, StudyConfig
 from slideloom.reports.gather import gather_reports
 from slideloom.reports.html import describe_experiments, installed_versions, render_report
 from slideloom.reports.overlays import draw_overlays
@@ -91,7 +91,7 @@ def test_nothing_comes_from_elsewhere(written: str, cohort: Any) -> None:
 
 def test_everything_from_outside_is_escaped(written: str) -> None:
     page = Page(written)
-    assert page.count("script") == 1
+    assert page.count("script") == 2  # the page's and that of the pictures; nobody else's
     assert page.count("b", **{}) > 0
     assert "ki67 <b>" in page.text
     assert "tumour <&>" in page.text
@@ -111,19 +111,48 @@ def test_random_weights_are_shouted_and_failures_told(written: str) -> None:
 
 def test_the_weights_are_named_by_their_digests(written: str) -> None:
     text = Page(written).text
-    assert f"encoder <i>x</i> · weights sha256:{'ab' * 32}, sha256:{'cd' * 32}" in text
-    assert "RANDOM · weights" not in text
+    assert f"sha256:{'ab' * 32}sha256:{'cd' * 32}" in text
+    assert text.count("sha256:") == 2  # random weights have none
+    assert "good does not read DNA" in text
 
 
 def test_slides_charts_pictures_and_costs_are_there(written: str) -> None:
     page = Page(written)
-    for section in ("experiments", "slides", "classes", "overlays", "training", "failures", "costs", "provenance"):
-        assert page.count("section", id=section) == 1
-    assert page.count("figure", **{"class": "pane"}) == 3 + 1  # one slide with truth, one without
-    assert page.count("svg", **{"class": "chart"}) == 1 + 1 + 2 + 2
+    for section in ("cohort", "failures", "experiments", "comparisons", "slides", "classes", "curves", "overlays",
+                    "biology", "training", "costs", "provenance"):  # fmt: skip
+        assert page.count("section", id=section) == 1, section
+    labels = [attrs["aria-label"] for tag, attrs in page.tags if tag == "svg" and attrs.get("class") == "chart"]
+    for label, n in (
+        ("Mean of each metric with its interval, by experiment", 1),
+        ("Dice of pixels of each class, by experiment", 1),
+        ("PQ of each class, by experiment", 1),
+        ("F1 of detection of each class, by experiment", 1),
+        ("True and predicted share of each class", 2),
+        ("Confusion matrices of pixels and nuclei", 2),
+        ("Precision over recall of nucleus pixels, by experiment", 1),
+        ("Precision over recall of the pixels of each class", 2),
+        ("How often a probability is right, by experiment", 2),
+        ("Nuclei per mm² of tissue, by class and experiment", 1),
+        ("Share of each class among the predicted nuclei, by experiment", 1),
+        ("Loss and validation scores over epochs", 1),
+    ):
+        assert labels.count(label) == n, label
     rows = re.search(r'id="slide-table".*?</table>', written, re.DOTALL)
     assert rows
     assert rows.group().count("<tr>") == 1 + 8
+
+
+def test_what_was_chosen_and_who_found_the_nuclei_is_said(cohort: Any, written: str, tmp_path: Path) -> None:
+    told = {"good": "labels of another program · labels x/{slide}.tif"}
+    place, evaluation = tmp_path / "r.html", EvaluationConfig(convention="stardist", detection_radius_um=4.5)
+    render_report(cohort.paths.reports(), place, study="s", classes=cohort.classes, experiments=told,
+                  evaluation=evaluation)  # fmt: skip
+    page = Page(place.read_text(encoding="utf-8"))
+    assert page.count("span", **{"class": "ext"}) > 3
+    assert "stardist" in page.text
+    assert "4.5 µm" in page.text
+    assert Page(written).count("span", **{"class": "ext"}) == 0
+    assert "How predictions were scored" not in written
 
 
 def test_equal_tables_give_equal_pages(written: str, cohort: Any, tmp_path: Path) -> None:

@@ -12,10 +12,10 @@ from slideloom.reports.plots import (
     Line,
     class_bars,
     frequency_chart,
-    hex_colour,
     interval_chart,
     line_chart,
 )
+from slideloom.reports.svg import hex_colour
 
 
 def marks(svg: str, tag: str, kind: str) -> list[ET.Element]:

@@ -7,7 +7,7 @@ import zarr
 from PIL import Image
 
 from slideloom.errors import SlideError
-from slideloom.slides.labels import label_shape, read_instances
+from slideloom.slides.labels import label_shape, open_label_image, read_instances
 from slideloom.slides.source import Source
 
 LABELS = np.array([[0, 1, 70000, 3], [2, 2, 0, 70000], [5, 0, 0, 9]])
@@ -45,6 +45,32 @@ def test_label_images_of_every_format(tmp_path, name, member, dtype):
     assert read.dtype == np.int32
     assert np.array_equal(read, values)
     assert label_shape(source) == (3, 4)
+    with open_label_image(source) as image:
+        assert image.shape == (3, 4)
+        assert np.array_equal(image.read(slice(1, 3), slice(0, 2)), values[1:3, 0:2])
+        assert image.read(slice(2, 2), slice(0, 4)).shape == (0, 4)
+
+
+def test_a_window_decodes_what_it_touches(tmp_path):
+    labels = np.arange(512 * 512, dtype=np.uint32).reshape(512, 512) // 7
+    tifffile.imwrite(tmp_path / "a.tif", labels, tile=(128, 128), compression="zlib")
+    with tifffile.TiffFile(tmp_path / "a.tif") as file:
+        damaged, count = file.pages[0].dataoffsets[-1], file.pages[0].databytecounts[-1]
+    with (tmp_path / "a.tif").open("r+b") as file:
+        file.seek(damaged)
+        file.write(bytes(count))
+    with open_label_image(Source(tmp_path / "a.tif")) as image:
+        assert np.array_equal(image.read(slice(100, 300), slice(50, 384)), labels[100:300, 50:384])
+        with pytest.raises(SlideError) as caught:
+            image.read(slice(400, 512), slice(400, 512))
+    assert caught.value.code == "annotation_unreadable"
+
+
+def test_a_picture_is_not_changed_by_those_who_read_it(tmp_path):
+    Image.fromarray(LABELS.astype(np.uint8)).save(tmp_path / "a.png")
+    with open_label_image(Source(tmp_path / "a.png")) as image:
+        image.whole()[:] = 99
+        assert np.array_equal(image.whole(), LABELS.astype(np.uint8))
 
 
 def test_indices_of_a_palette_picture_are_labels(tmp_path):

@@ -18,7 +18,7 @@ from filelock import FileLock
 REPOSITORY = Path(__file__).resolve().parents[2]
 RULES = [
     "facts", "tissue", "patches", "targets", "splits", "statistics", "embeddings", "train", "maps", "instances",
-    "metrics", "reports", "report_html",
+    "imported", "biology", "metrics", "reports", "report_html", "report_figures",
 ]  # fmt: skip
 
 

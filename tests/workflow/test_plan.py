@@ -17,6 +17,7 @@ from slideloom.workflow.upkeep import forget_broken_records
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "workflow" / "scripts"
 N_SLIDES = 12
+REPORT = {"reports", "report_html", "report_figures"}
 
 
 @pytest.fixture
@@ -58,7 +59,7 @@ def _plan(mapping: dict[str, Any]) -> Plan:
 
 def _specs(plan: Plan) -> dict[str, str]:
     """Every spec of the study, by stage and context."""
-    specs: dict[str, str] = {"reports": plan.spec("reports"), "report_html": plan.spec("report_html")}
+    specs: dict[str, str] = {name: plan.spec(name) for name in REPORT}
     for job in plan.jobs:
         for stage in ("facts", "tissue"):
             specs[f"{stage} {job}"] = plan.spec(stage, (), job)
@@ -68,7 +69,9 @@ def _specs(plan: Plan) -> dict[str, str]:
         for encoder in plan.embedded_encoders():
             specs[f"embeddings/{encoder} {job}"] = plan.spec("embeddings", (encoder,), job)
         for run in plan.runs():
-            for stage in ("maps", "instances", "metrics", *(["exports"] if plan.exports else [])):
+            labels = run[0] in plan.external
+            made = ["imported"] if labels else ["maps", "instances"]
+            for stage in (*made, "biology", "metrics", *(["exports"] if plan.exports else [])):
                 specs[f"{stage}/{run[0]} {job}"] = plan.spec(stage, run, job)
             for band in plan.bands:
                 specs[f"bands/{run[0]} {job} {band}"] = plan.spec("bands", (*run, band), job)
@@ -77,7 +80,8 @@ def _specs(plan: Plan) -> dict[str, str]:
     for encoder in plan.pooled_encoders():
         specs[f"statistics/{encoder}"] = plan.spec("statistics", (encoder,))
     for run in plan.runs():
-        specs[f"train/{run[0]}"] = plan.spec("train", run)
+        if run[0] not in plan.external:
+            specs[f"train/{run[0]}"] = plan.spec("train", run)
     return specs
 
 
@@ -98,7 +102,6 @@ def _set(*path: str, value: Any) -> Callable[[dict[str, Any]], None]:
     return edit
 
 
-REPORT = {"reports", "report_html"}
 EDITS: list[tuple[Callable[[dict[str, Any]], None], set[str]]] = [
     (_set("study", value="t"), set()),
     (_set("tissue", "min_hole_um2", value=1.0), {"tissue"}),
@@ -156,6 +159,36 @@ def test_files_for_other_programs_are_made_where_they_are_wanted(mapping: dict[s
     assert not any("/exports/" in path for path in _plan(mapping).all_records())
     mapping["exports"] = {"anndata": True}
     assert sum("/exports/" in path for path in _plan(mapping).all_records()) > 0
+
+
+def test_labels_of_another_program_take_the_place_of_training_and_prediction(mapping: dict[str, Any]) -> None:
+    for k in range(0, N_SLIDES, 2):
+        Path(f"s{k}_other.tif").touch()
+    other = {"labels": "{slide}_other.tif", "grid": "he", "split": "holdout"}
+    mapping["experiments"]["other"] = other
+    plan = _plan(mapping)
+    records = [path for path in plan.all_records() if "/other/" in path]
+    assert {path.split("/state/")[1].split("/")[0] for path in records} == {"instances", "biology", "metrics"}
+    job = next(iter(plan.jobs))
+    spec = json.loads(plan.spec("imported", ("other", "0"), job))
+    assert spec["files"] == {"labels": "{slide}_other.tif", "label_classes": None}
+    assert "{slide}" not in json.dumps(spec["config"]), "where a file lies is no part of what is made from it"
+    found = {path for job in plan.jobs for path in plan.external_files("other", job)}
+    assert found == {f"s{k}_other.tif" for k in range(0, N_SLIDES, 2)}
+    assert _changed(mapping, _set("experiments", "other", "grid", value="sp")) - REPORT == {
+        "imported/other",
+        "biology/other",
+        "metrics/other",
+    }
+
+
+def test_a_study_of_other_programs_alone_needs_no_encoder(mapping: dict[str, Any]) -> None:
+    Path("s9_other.tif").touch()
+    del mapping["encoders"]
+    mapping["experiments"] = {"other": {"labels": "{slide}_other.tif", "grid": "he", "split": "holdout"}}
+    plan = _plan(mapping)
+    assert plan.used_grids() == plan.target_grids() == ["he"]
+    assert plan.embedded_encoders() == []
 
 
 def test_where_a_file_lies_is_no_part_of_the_config_that_keys_are_made_of(mapping: dict[str, Any]) -> None:

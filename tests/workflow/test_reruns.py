@@ -38,7 +38,7 @@ def test_a_moved_study_is_not_computed_again(workspace: Workspace) -> None:
 def test_an_edit_of_instances_reruns_instances_metrics_and_reports(workspace: Workspace) -> None:
     before = pd.read_parquet(workspace.results / "reports" / "slides.parquet")
     workspace.edit("instances", value={"min_area_um2": 12.0})
-    assert set(workspace.would_run()) == {"instances", "metrics", "reports", "report_html"}
+    assert set(workspace.would_run()) == {"instances", "biology", "metrics", "reports", "report_html", "report_figures"}
     workspace.run()
     after = pd.read_parquet(workspace.results / "reports" / "slides.parquet")
     assert (after["n_pred"] < before["n_pred"]).any()
@@ -57,7 +57,7 @@ def test_a_lost_artefact_is_made_again_and_nothing_below_it(workspace: Workspace
     done = workspace.run("--until", "patches")
     assert "slide_01.zarr is gone" in done.stdout + done.stderr
     assert [line.split()[5] for line in _worked(workspace, "patches")].count("slide_01") >= 1
-    assert set(workspace.would_run()) <= {"reports", "report_html"}
+    assert set(workspace.would_run()) <= {"reports", "report_html", "report_figures"}
 
 
 def test_a_broken_slide_fails_alone_and_a_mended_one_returns(workspace: Workspace) -> None:

@@ -12,6 +12,7 @@ BASE = Path(workflow.basedir)
 sys.path.insert(0, str(BASE / "src"))
 
 from slideloom.errors import ConfigError
+from slideloom.reports.figures import FIGURES
 from slideloom.slides.study import study_from_mapping
 from slideloom.workflow.plan import Plan
 from slideloom.workflow.upkeep import forget_broken_records, share_package
@@ -44,16 +45,26 @@ TABLES = [
     "costs",
     "failures",
     "published",
+    "references",
+    "groups",
+    "experiment_classes",
+    "confusion",
+    "curves",
+    "calibration",
+    "biology",
+    "neighbours",
 ]
 
 EXPERIMENTS = STUDY.config.experiments
+EXTERNAL = PLAN.external
+PREDICTED = [name for name in EXPERIMENTS if name not in EXTERNAL]
 PUBLISHED = [name for name in EXPERIMENTS if EXPERIMENTS[name].pretrained]
 LIVE = [
     name
-    for name in EXPERIMENTS
+    for name in PREDICTED
     if name not in PUBLISHED and EXPERIMENTS[name].training.input == "live"
 ]
-TRAINED = [name for name in EXPERIMENTS if name not in (*PUBLISHED, *LIVE)]
+TRAINED = [name for name in PREDICTED if name not in (*PUBLISHED, *LIVE)]
 
 if workflow.is_main_process:
     gone = forget_broken_records(PLAN.all_records(), STUDY.config.results)
@@ -147,6 +158,18 @@ def embeddings_job(wildcards):
     return [record("embeddings", name, unit=wildcards.job) for name in names]
 
 
+def maps_job(wildcards):
+    """Record of the maps of the same slides; labels of another program have none."""
+    if wildcards.experiment in EXTERNAL:
+        return []
+    return [record("maps", wildcards.experiment, wildcards.fold, unit=wildcards.job)]
+
+
+def external_files(wildcards):
+    """Files in which another program left the nuclei of a job's slides."""
+    return PLAN.external_files(wildcards.experiment, wildcards.job)
+
+
 def bands_job(wildcards):
     """Records of the bands of the same slides, where slides are predicted in several."""
     context = ("bands", wildcards.experiment, wildcards.fold)
@@ -179,13 +202,13 @@ def statistics_record(wildcards):
 def weight_files(wildcards):
     """Files that the encoder, or the experiment's first one, is made from."""
     if wildcards.get("encoder"):
-        return PLAN.weight_files([wildcards.encoder])
-    return PLAN.weight_files([experiment_of(wildcards).first_encoder])
+        return PLAN.slices.weight_files([wildcards.encoder])
+    return PLAN.slices.weight_files([experiment_of(wildcards).first_encoder])
 
 
 def pretrained_file(wildcards):
     """The published checkpoint of an experiment that is not trained."""
-    return PLAN.pretrained(wildcards.experiment)
+    return PLAN.slices.pretrained(wildcards.experiment)
 
 
 def all_patches(wildcards):
@@ -214,8 +237,8 @@ def train_embeddings(wildcards):
 
 
 def report_targets():
-    """The tables and the page."""
+    """The tables, the page and the figures."""
     folder = STUDY.paths.reports()
-    return [str(folder / f"{name}.parquet") for name in TABLES] + [
-        str(folder / "report.html")
-    ]
+    names = [f"{name}.parquet" for name in TABLES]
+    names += ["report.html", *(f"figures/{name}.svg" for name in FIGURES)]
+    return [str(folder / name) for name in names]

@@ -57,12 +57,56 @@ rule instances:
         log_of("instances", "{experiment}", "{fold}"),
     benchmark:
         benchmark_of("instances", "{experiment}", "{fold}")
+    wildcard_constraints:
+        experiment=one_of(PREDICTED),
     conda:
         ENV
     params:
         spec=spec_of("instances", "experiment", "fold"),
     script:
         "../scripts/instances.py"
+
+
+rule imported:
+    input:
+        split=split_record,
+        facts=record("facts"),
+        patches=patches_job,
+        files=external_files,
+    output:
+        record("instances", "{experiment}", "{fold}"),
+    log:
+        log_of("instances", "{experiment}", "{fold}"),
+    benchmark:
+        benchmark_of("instances", "{experiment}", "{fold}")
+    wildcard_constraints:
+        experiment=one_of(EXTERNAL),
+    conda:
+        ENV
+    params:
+        spec=spec_of("imported", "experiment", "fold"),
+    script:
+        "../scripts/imported.py"
+
+
+rule biology:
+    input:
+        facts=record("facts"),
+        tissue=record("tissue"),
+        maps=maps_job,
+        instances=record("instances", "{experiment}", "{fold}"),
+    output:
+        record("biology", "{experiment}", "{fold}"),
+    log:
+        log_of("biology", "{experiment}", "{fold}"),
+    benchmark:
+        benchmark_of("biology", "{experiment}", "{fold}")
+    conda:
+        ENV
+    params:
+        spec=spec_of("biology", "experiment", "fold"),
+    script:
+        "../scripts/biology.py"
 
 
 rule exports:
@@ -88,7 +132,7 @@ rule metrics:
         split=split_record,
         facts=record("facts"),
         targets=targets_job,
-        maps=record("maps", "{experiment}", "{fold}"),
+        maps=maps_job,
         instances=record("instances", "{experiment}", "{fold}"),
     output:
         record("metrics", "{experiment}", "{fold}"),

@@ -1,4 +1,4 @@
-"""Tables and the page."""
+"""Tables, the page, and the figures that Snakemake's own report carries."""
 
 
 rule reports:
@@ -33,3 +33,26 @@ rule report_html:
         spec=spec_of("report_html"),
     script:
         "../scripts/report_html.py"
+
+
+rule report_figures:
+    input:
+        tables=rules.reports.output,
+    output:
+        [
+            report(
+                str(STUDY.paths.reports() / "figures" / f"{name}.svg"),
+                caption=f"../report/{figure.caption}",
+                category=figure.category,
+                labels={"figure": figure.title},
+            )
+            for name, figure in FIGURES.items()
+        ],
+    log:
+        log_of("report_figures", unit="figures"),
+    conda:
+        ENV
+    params:
+        spec=spec_of("report_figures"),
+    script:
+        "../scripts/report_figures.py"

@@ -5,15 +5,14 @@ from slideloom.metrics.evaluate import evaluate_slide
 from slideloom.patches.store import PatchStore
 from slideloom.slides.facts import load_facts
 from slideloom.slides.tables import ClassTable
-from slideloom.training.splits import read_split
+from slideloom.training.splits import roles_of_fold
 from slideloom.workflow.job import Job
 
 job = Job.start(snakemake)
 config = EvaluationConfig(**job.config["evaluation"])
 classes = ClassTable.from_dict(job.config["classes"])
 run = (job.wildcards["experiment"], job.wildcards["fold"])
-split = read_split(job.paths.split(job.config["split"])).query("fold == @run[1]")
-roles = dict(zip(split["slide_id"], split["role"], strict=True))
+roles = roles_of_fold(job.paths.split(job.config["split"]), run[1])
 
 
 def work(slide):
@@ -30,4 +29,5 @@ def work(slide):
 
 
 own = {slide: str(roles.get(slide)) for slide in job.rows}
-job.run(work, requires=["facts", "targets", "maps", "instances"], per_item=own)
+maps = ["maps"] if job.inputs["maps"] else []
+job.run(work, requires=["facts", "targets", *maps, "instances"], per_item=own)

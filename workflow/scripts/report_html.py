@@ -4,7 +4,7 @@ import yaml
 
 from slideloom.config.model import StudyConfig
 from slideloom.reports.html import describe_experiments, render_report
-from slideloom.reports.overlays import choose_overlays, draw_overlays
+from slideloom.reports.overlays import draw_overlays
 from slideloom.reports.sources import overlay_sources
 from slideloom.slides.sheet import SlideRow
 from slideloom.slides.tables import ClassTable
@@ -22,8 +22,9 @@ render_report(
     study=config.study,
     classes=classes,
     experiments=describe_experiments(config),
-    overlays=draw_overlays(choose_overlays(scored, sources), classes),
+    overlays=draw_overlays(sources, classes, slides=scored, evaluation=config.evaluation),
     n_slides=len(rows),
     published=config.published,
+    evaluation=config.evaluation,
     config_text=yaml.safe_dump(job.config["study"], sort_keys=False, allow_unicode=True),
 )

@@ -30,4 +30,5 @@ gather_reports(
     job.paths.reports(),
     accounts=accounts,
     published=config.published,
+    config=config,
 )

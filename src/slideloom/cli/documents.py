@@ -41,7 +41,8 @@ One row a slide, with a header line; tabs or commas, UTF-8. Blank rows and rows 
 `slideloom sheet FOLDER` makes one from a folder of images.
 """
 _SHEET_TAIL = """\
-Any other column is kept: a split with `scheme: column` may use it, and it stands beside the slide in no table.
+Any other column is kept, and a split with `scheme: column` may use it. Of these, `tissue` (the organ, such as
+`colon`) stands beside the slide in the tables and gives averages by tissue; the rest stand in no table.
 
 Images and annotations are written `path`, or `path::member` for one of many in a file: `fields.npz::images[3]`,
 `stack.npy::[3]`, `store.zarr::labels/0`, and `classes.csv::slide_7` for the rows of a class table whose column `image`

@@ -13,8 +13,10 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from slideloom.config.model import Modality
+from slideloom.cli.slide_report import Fault, ImageReport, SlideReport
+from slideloom.config.model import GridConfig, Modality
 from slideloom.errors import SlideError
+from slideloom.slides.external import external_rows
 from slideloom.slides.sheet import SlideRow, parse_source
 from slideloom.slides.study import Study
 from slideloom.slides.tables import ClassTable, MarkerTable
@@ -22,74 +24,12 @@ from slideloom.slides.tables import ClassTable, MarkerTable
 if TYPE_CHECKING:
     from slideloom.slides.facts import SlideFacts
 
-__all__ = ["Fault", "ImageReport", "SlideReport", "examine"]
+__all__ = ["examine"]
 
 _QUIET = logging.NullHandler()
 _WINDOW_BYTES = 64 * 1024 * 1024
 _MODALITIES: tuple[Modality, ...] = ("he", "sp")
-
-
-@dataclass(frozen=True)
-class Fault:
-    """Why a slide will fail: the reason code of ``reports/failures.parquet``, a message and a hint."""
-
-    code: str
-    message: str
-    hint: str = ""
-
-
-@dataclass(frozen=True)
-class ImageReport:
-    """What could be told of one image; None where it could not.
-
-    Attributes
-    ----------
-    image : {"he", "sp"}
-        Which image of the slide.
-    source : str
-        As the sheet names it.
-    """
-
-    image: str
-    source: str
-    reader: str | None = None
-    height_px: int | None = None
-    width_px: int | None = None
-    n_channels: int | None = None
-    dtype: str | None = None
-    mpp_um: float | None = None
-    mpp_source: str | None = None
-    channels: tuple[str, ...] = ()
-    markers: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class SlideReport:
-    """What the doctor says of one slide.
-
-    Attributes
-    ----------
-    annotation : tuple of int or None
-        Height and width of the annotated instances, px.
-    n_annotated : int or None
-        Annotated nuclei; counted only when all pixels are read.
-    faults : tuple of Fault
-        Empty when the slide can run.
-    """
-
-    slide_id: str
-    patient_id: str
-    platform: str
-    images: tuple[ImageReport, ...] = ()
-    annotation: tuple[int, int] | None = None
-    n_annotated: int | None = None
-    faults: tuple[Fault, ...] = ()
-    warnings: tuple[str, ...] = ()
-
-    @property
-    def good(self) -> bool:
-        """Whether nothing is wrong."""
-        return not self.faults
+_Others = Mapping[str, Mapping[str, tuple[SlideRow, GridConfig]]]
 
 
 @dataclass(frozen=True)
@@ -103,6 +43,8 @@ class _Task:
     wanted: Mapping[str, Sequence[str]] = field(default_factory=dict)
     #: By name, the encoders that read it and need an embedding of every marker.
     embedded: Mapping[str, _Embedded] = field(default_factory=dict)
+    #: By experiment, nuclei of another program in place of the annotation, and the grid that they lie on.
+    others: Mapping[str, tuple[SlideRow, GridConfig]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -139,7 +81,8 @@ def examine(study: Study, *, deep: bool = False, workers: int | None = None) -> 
         One a slide, in the order in which they are done.
     """
     embedded = _embedded(study)
-    tasks = [_task(study, row, deep, embedded) for row in study.rows]
+    others = external_rows(study.rows, study.config)
+    tasks = [_task(study, row, deep, embedded, others) for row in study.rows]
     count = min(workers or min(8, os.cpu_count() or 1), len(tasks))
     if count <= 1:
         yield from map(_examine, tasks)
@@ -161,7 +104,7 @@ def _embedded(study: Study) -> dict[str, _Embedded]:
     return found
 
 
-def _task(study: Study, row: SlideRow, deep: bool, embedded: Mapping[str, _Embedded] | None = None) -> _Task:
+def _task(study: Study, row: SlideRow, deep: bool, embedded: Mapping[str, _Embedded], others: _Others) -> _Task:
     wanted: dict[str, Sequence[str]] = {}
     readers: set[str] = set()
     for name, experiment in study.config.experiments.items():
@@ -174,8 +117,9 @@ def _task(study: Study, row: SlideRow, deep: bool, embedded: Mapping[str, _Embed
         markers = dict.fromkeys(marker for encoder in sp for marker in study.config.encoders[encoder].markers)
         if markers:
             wanted[name] = tuple(markers)
-    concerned = {name: one for name, one in (embedded or {}).items() if name in readers}
-    return _Task(row, study.data_root, study.markers, study.classes, deep, wanted, concerned)
+    concerned = {name: one for name, one in embedded.items() if name in readers}
+    own = others.get(row.slide_id, {})
+    return _Task(row, study.data_root, study.markers, study.classes, deep, wanted, concerned, own)
 
 
 def _in_processes(tasks: Sequence[_Task], count: int) -> Iterator[SlideReport]:
@@ -236,7 +180,7 @@ def _look(task: _Task) -> SlideReport:
         return _pieces(task, error)
     images = [_image_report(facts, modality) for modality in _MODALITIES if modality in facts.images]
     unknown, dropped = _without_embedding(task, images)
-    faults = [*_missing_markers(task, images), *unknown]
+    faults = [*_missing_markers(task, images), *unknown, *_others(task, facts)]
     annotation, count = _annotation_shape(task), None
     warnings = [*facts.warnings, *dropped]
     if task.deep:
@@ -348,10 +292,23 @@ def _without_embedding(task: _Task, images: Sequence[ImageReport]) -> tuple[list
     return faults, notes
 
 
+def _others(task: _Task, facts: SlideFacts) -> Iterator[Fault]:
+    """What is wrong with nuclei that other programs found."""
+    from slideloom.slides.headers import look_at_external
+
+    for experiment, (row, grid) in task.others.items():
+        try:
+            look_at_external(row, task.root, facts, grid)
+        except SlideError as error:
+            yield Fault(error.code, f"experiment {experiment}: {error.message}", error.hint)
+
+
 def _annotation_shape(task: _Task) -> tuple[int, int] | None:
+    from slideloom.slides.geojson_text import is_geojson
     from slideloom.slides.labels import label_shape
 
-    return label_shape(parse_source(task.row.instances, task.root)) if task.row.instances else None
+    source = parse_source(task.row.instances, task.root) if task.row.instances else None
+    return None if source is None or is_geojson(source) else label_shape(source)
 
 
 def _read_everything(task: _Task, facts: SlideFacts) -> tuple[list[Fault], int | None, list[str]]:

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from slideloom.artefacts.tables import Column, TableSchema, write_table
-from slideloom.cli.examine import ImageReport, SlideReport
+from slideloom.cli.slide_report import ImageReport, SlideReport
 
 __all__ = ["FINDINGS", "write_findings"]
 

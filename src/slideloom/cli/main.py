@@ -14,7 +14,7 @@ from slideloom._version import __version__
 from slideloom.errors import SlideloomError
 
 if TYPE_CHECKING:
-    from slideloom.cli.examine import SlideReport
+    from slideloom.cli.slide_report import SlideReport
     from slideloom.slides.study import Study
 
 __all__ = ["app"]

@@ -14,7 +14,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from slideloom.cli.examine import ImageReport, SlideReport
+from slideloom.cli.slide_report import ImageReport, SlideReport
 from slideloom.errors import ConfigError, Problem, SlideloomError
 from slideloom.slides.study import Study
 
@@ -96,11 +96,12 @@ def print_study(study: Study, screen: Console) -> None:
         folds = f" × {split.folds}" if split.scheme == "kfold" else ""
         cells = (
             name,
-            " + ".join(f"{one} ({config.encoders[one].model})" for one in experiment.encoder),
+            " + ".join(f"{one} ({config.encoders[one].model})" for one in experiment.encoder)
+            or f"labels of another program: {experiment.labels}",
             f"{grid_name} ({grid.image}, {grid.tile_px} px{scale})",
             f"{experiment.split} ({split.scheme}{folds})",
             str(len(study.experiment_slides(name))),
-            ", ".join(experiment.heads),
+            ", ".join(experiment.heads) if experiment.labels is None else "–",
         )
         table.add_row(*(escape(cell) for cell in cells))
     screen.print(Padding(table, (1, 0, 0, 0), expand=False))

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from slideloom._version import __version__
 from slideloom.artefacts.files import publish
 from slideloom.artefacts.tables import METADATA_KEY, Column, OpenColumns, TableSchema, check_table
+from slideloom.instances.binary_labels import LabelPieces
 from slideloom.instances.measure import Figures
 from slideloom.instances.outlines import Outlines
 from slideloom.instances.windows import LabelTable
@@ -25,10 +26,13 @@ from slideloom.slides.tables import Channel, ClassTable
 __all__ = ["CELLS", "MarkerMeans", "cell_classes", "write_cells"]
 
 _TEXT = pa.dictionary(pa.int32(), pa.string())
-_NO_CLASSES = "the decoder has no classes head"
+_FOREIGN = "another program found the nuclei"
+_NO_CLASSES = f"the decoder has no classes head; {_FOREIGN} and gave none of them a class"
+_NO_SHARES = f"the decoder has no classes head, or {_FOREIGN}"
 BACKGROUND = "background"
-#: WKB type.
-_POLYGON = 3
+#: Types of geometry by their WKB numbers.
+_POLYGON, _MULTIPOLYGON = 3, 6
+_KINDS = {_POLYGON: "Polygon", _MULTIPOLYGON: "MultiPolygon"}
 
 CELLS = TableSchema(
     name="cells",
@@ -59,17 +63,23 @@ CELLS = TableSchema(
             "class_probability",
             pa.float32(),
             "Share of that class in the summed probability of its pixels' classes.",
-            null=_NO_CLASSES,
+            null=_NO_SHARES,
         ),
-        Column("nucleus_probability", pa.float32(), "Mean of the nucleus probability over its pixels."),
-        Column("geometry", pa.binary(), "Outline as WKB, (x, y) in level-0 pixels; holes are kept.", unit="px"),
+        Column("nucleus_probability", pa.float32(), "Mean of the nucleus probability over its pixels.", null=_FOREIGN),
+        Column(
+            "geometry",
+            pa.binary(),
+            "Outline as WKB, (x, y) in level-0 pixels; holes are kept. A multipolygon where a nucleus that another "
+            "program found lies in several pieces.",
+            unit="px",
+        ),
     ),
     open_columns=(
         OpenColumns(
             "probability_",
             pa.float32(),
             "Share of the class in the summed probability of its pixels' classes; background has what is missing to 1.",
-            _NO_CLASSES,
+            _NO_SHARES,
         ),
         OpenColumns(
             "mean_",
@@ -146,6 +156,7 @@ def write_cells(
     scale: float,
     image_mpp_um: float,
     made_from: Mapping[str, Any],
+    foreign: LabelPieces | None = None,
 ) -> None:
     """Write the cell table of a slide: rows by rising ``cell_id``, all columns also without a single row.
 
@@ -158,7 +169,7 @@ def write_cells(
     slide_id : str
         The slide.
     table : LabelTable
-        Where its instances lie; each in one piece.
+        Where its instances lie.
     parts : iterable of Figures
         Of them all, by rising id; a row group each. One part without an instance where there is none.
     classes : ClassTable, optional
@@ -171,11 +182,15 @@ def write_cells(
         Level-0 pixel size, µm.
     made_from : mapping
         JSON values for the file's metadata.
+    foreign : LabelPieces, optional
+        For nuclei of another program, which have no probabilities: in how many pieces they lie. Ours are whole.
 
     Raises
     ------
     SlideloomError
         ``table_schema``.
+    ValueError
+        A nucleus lies in several pieces, and should not; or ``parts`` are not those of ``table``.
     """
     about = {
         "schema": CELLS.name,
@@ -184,15 +199,19 @@ def write_cells(
         "units": {column.name: column.unit for column in CELLS.columns if column.unit},
         "made_from": dict(made_from),
     }
+    kinds = _kinds(len(table) - 1, foreign)
     metadata = {
         METADATA_KEY: json.dumps(about, sort_keys=True, ensure_ascii=False),
-        "geo": json.dumps(_geo(table, scale)),
+        "geo": json.dumps(_geo(table, scale, kinds)),
     }
     with publish(place) as draft, ExitStack() as stack:
         writer: pq.ParquetWriter | None = None
         count = 0
         for figures in parts:
-            rows = _rows(slide_id, figures, classes, markers, scale, image_mpp_um).replace_schema_metadata(metadata)
+            if figures.outlines.kinds() - kinds:
+                raise ValueError("an instance in several pieces")
+            rows = _rows(slide_id, figures, classes, markers, scale, image_mpp_um, foreign is not None)
+            rows = rows.replace_schema_metadata(metadata)
             if writer is None:
                 writer = stack.enter_context(pq.ParquetWriter(draft, rows.schema, compression="zstd"))
             writer.write_table(rows, row_group_size=max(len(figures), 1))
@@ -208,20 +227,19 @@ def _rows(
     markers: MarkerMeans | None,
     scale: float,
     image_mpp_um: float,
+    foreign: bool,
 ) -> pa.Table:
     """Rows of some nuclei, checked."""
     count = len(figures)
-    if figures.outlines.kinds() - {_POLYGON}:
-        raise ValueError("an instance in several pieces")
     columns = _places(figures, scale, image_mpp_um)
     columns |= {
         "slide_id": pa.DictionaryArray.from_arrays(pa.array(np.zeros(count, np.int32)), pa.array([slide_id])),
         "cell_id": np.arange(figures.first, figures.first + count, dtype=np.int64),
-        "nucleus_probability": figures.nucleus / (255 * np.maximum(figures.area, 1)),
+        "nucleus_probability": None if foreign else figures.nucleus / (255 * np.maximum(figures.area, 1)),
         "geometry": _wkb(figures.outlines),
     }
     if classes is not None:
-        columns |= _classes(figures, classes)
+        columns |= _classes(figures, classes, foreign)
     if markers is not None:
         rows = slice(figures.first, figures.first + count)
         columns |= {name: markers.values[rows, index] for index, name in enumerate(markers.names)}
@@ -260,15 +278,16 @@ def _places(figures: Figures, scale: float, image_mpp_um: float) -> dict[str, An
     }
 
 
-def _classes(figures: Figures, classes: ClassTable) -> dict[str, Any]:
+def _classes(figures: Figures, classes: ClassTable, foreign: bool) -> dict[str, Any]:
     names = [BACKGROUND, *classes.names]
     class_id, share = cell_classes(figures)
     indices = pa.array(class_id.astype(np.int32))
     return {
         "class_id": class_id,
         "class_name": pa.DictionaryArray.from_arrays(indices, pa.array(names)),
-        "class_probability": share[np.arange(len(class_id)), class_id],
-        **{f"probability_{name}": share[:, number] for number, name in enumerate(names) if number},
+        "class_probability": None if foreign else share[np.arange(len(class_id)), class_id],
+        # Their names tell readers which classes there are, so the columns stand also where they are null.
+        **{f"probability_{name}": None if foreign else share[:, number] for number, name in enumerate(names) if number},
     }
 
 
@@ -278,11 +297,17 @@ def _wkb(outlines: Outlines) -> pa.Array:
     return pa.Array.from_buffers(pa.large_binary(), len(outlines), buffers).cast(pa.binary())
 
 
-def _geo(table: LabelTable, scale: float) -> dict[str, Any]:
+def _kinds(count: int, foreign: LabelPieces | None) -> set[int]:
+    """WKB types of the outlines."""
+    whole = count if foreign is None else foreign.n_whole
+    return ({_POLYGON} if whole else set()) | ({_MULTIPOLYGON} if count > whole else set())
+
+
+def _geo(table: LabelTable, scale: float, kinds: set[int]) -> dict[str, Any]:
     """The file's ``geo`` metadata. Polygons reach as far as their boxes."""
     column: dict[str, Any] = {
         "encoding": "WKB",
-        "geometry_types": ["Polygon"] if len(table) > 1 else [],
+        "geometry_types": [name for kind, name in _KINDS.items() if kind in kinds],
         "crs": None,
         "edges": "planar",
         "orientation": "counterclockwise",

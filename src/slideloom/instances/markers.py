@@ -10,12 +10,13 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from slideloom.errors import SlideError
 from slideloom.instances.contours import position
 from slideloom.instances.measure import label_runs
 from slideloom.instances.pool import in_order
 from slideloom.patches.store import PatchStore
 
-__all__ = ["marker_sums"]
+__all__ = ["check_frame", "marker_sums"]
 
 #: Side of the blocks of tiles under which the labels are read at once, and how many tiles' pixels are.
 _BLOCK_PX = 2048
@@ -30,6 +31,35 @@ class _Sums:
     labels: NDArray[np.uint32]
     sums: NDArray[np.float64]
     pixels: NDArray[np.int64]
+
+
+def check_frame(patches: PatchStore, shape: tuple[int, int], slide_id: str, stage: str) -> None:
+    """Refuse tiles that lie in another frame than a slide's labels.
+
+    Parameters
+    ----------
+    patches : PatchStore
+        The tiles.
+    shape : (int, int)
+        Height and width of the labels, grid pixels.
+    slide_id : str
+        The slide, for the message.
+    stage : str
+        The stage to run again.
+
+    Raises
+    ------
+    SlideError
+        ``maps_shape``.
+    """
+    if (patches.height_px, patches.width_px) != shape:
+        raise SlideError(
+            f"tiles of a frame of {patches.height_px} x {patches.width_px} px",
+            where=slide_id,
+            expected=f"{shape[0]} x {shape[1]} px, as the slide's labels",
+            hint=f"Run the {stage} stage again",
+            code="maps_shape",
+        )
 
 
 def marker_sums(

@@ -128,11 +128,21 @@ def _starts(size: NDArray[np.int64]) -> NDArray[np.int64]:
 def _several(
     points: NDArray[np.int64], start: NDArray[np.int64], rings: NDArray[np.intp], area: NDArray[np.int64], scale: float
 ) -> bytes:
-    """WKB of an instance that is not in one piece."""
-    polygons = {ring: shapely.Polygon(points[start[ring] : start[ring + 1]] * (scale / 2)) for ring in rings.tolist()}
-    shells = shapely.union_all([polygon for ring, polygon in polygons.items() if area[ring] > 0])
-    holes = shapely.union_all([polygon for ring, polygon in polygons.items() if area[ring] <= 0])
-    raw: bytes = shapely.to_wkb(shapely.difference(shells, holes), byte_order=1)
+    """WKB of an instance in several pieces: a polygon each, in raster order of their first sides."""
+    lines = {ring: points[start[ring] : start[ring + 1]] * (scale / 2) for ring in rings.tolist()}
+    shells, holes = rings[area[rings] > 0], rings[area[rings] <= 0]
+    x, y = points[start[holes]].T * (scale / 2)
+    # A piece may lie in the hole of another: a hole is of the smallest shell around it.
+    owner = np.empty(len(holes), np.intp)
+    for ring in shells[np.argsort(-area[shells], kind="stable")].tolist():
+        shell = shapely.Polygon(lines[ring])
+        shapely.prepare(shell)
+        owner[shapely.contains_xy(shell, x, y)] = ring
+    pieces = [
+        shapely.Polygon(lines[ring], [lines[hole] for hole in holes[owner == ring].tolist()])
+        for ring in shells.tolist()
+    ]
+    raw: bytes = shapely.to_wkb(shapely.MultiPolygon(pieces), byte_order=1)
     return raw
 
 

@@ -22,7 +22,7 @@ from slideloom.instances.cells import MarkerMeans, write_cells
 from slideloom.instances.distance_watershed import DistanceWatershed
 from slideloom.instances.hv_watershed import HVWatershed
 from slideloom.instances.labels import open_labels, write_labels
-from slideloom.instances.markers import marker_sums
+from slideloom.instances.markers import check_frame, marker_sums
 from slideloom.instances.measure import measured
 from slideloom.instances.method import Method
 from slideloom.instances.seam_change import seam_change
@@ -139,14 +139,8 @@ def segment_slide(
     scale, mpp_um = float(about["scale"]), float(about["mpp_um"])
     method = choose_method(config, mpp_um, heads)
     maps = _open_maps(maps_path, method)
-    if patches is not None and (patches.height_px, patches.width_px) != maps.shape:
-        raise SlideloomError(
-            f"tiles of a frame of {patches.height_px} x {patches.width_px} px",
-            where=facts.slide_id,
-            expected=f"{maps.shape[0]} x {maps.shape[1]} px, as the maps",
-            hint="Run the maps stage again",
-            code="maps_shape",
-        )
+    if patches is not None:
+        check_frame(patches, maps.shape, facts.slide_id, "maps")
     made_from = {
         "slide_id": facts.slide_id,
         "instances": config.model_dump(mode="json", exclude={"window_px"}),

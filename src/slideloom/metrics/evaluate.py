@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field
+import math
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +11,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slideloom.artefacts.tables import write_table
-from slideloom.artefacts.zarrio import open_array, read_attributes
+from slideloom.artefacts.zarrio import read_attributes
 from slideloom.config.model import EvaluationConfig, Modality
 from slideloom.errors import SlideError
-from slideloom.instances.labels import open_labels
-from slideloom.metrics.contingency import Contingency, PairCounter, blocks, majority
-from slideloom.metrics.panoptic import Panoptic, aji, class_panoptic, mean_defined, panoptic, panoptic_at
+from slideloom.metrics.boundary import BoundaryDistances, tolerance_px
+from slideloom.metrics.class_figures import class_means, class_rows, nucleus_classes
+from slideloom.metrics.contingency import Contingency
+from slideloom.metrics.conventions import convention_named
+from slideloom.metrics.detail_schemas import CONFUSION, SCORES, TILES
+from slideloom.metrics.details import SQUARE_PX, Matches, confusion_rows, score_rows, tile_table
+from slideloom.metrics.figures import detected_pairs, instance_figures
+from slideloom.metrics.panoptic import Panoptic, matched_pairs
+from slideloom.metrics.probability import brier_score, calibration
+from slideloom.metrics.scan import SlideMaps, Tally, scan
 from slideloom.metrics.schemas import CLASS_METRICS, SLIDE_METRICS
-from slideloom.metrics.semantic import UNKNOWN, ClassConfusion, HvError, PixelConfusion, ScoreHistogram
-from slideloom.patches.hv import hv_map_int8
+from slideloom.metrics.semantic import PixelConfusion, ScoreHistogram
 from slideloom.patches.store import PatchStore
-from slideloom.slides.annotations import slide_annotations
+from slideloom.slides.annotations import Annotation, open_annotations
 from slideloom.slides.facts import SlideFacts
 from slideloom.slides.sheet import SlideRow
 from slideloom.slides.tables import ClassTable
@@ -29,22 +35,8 @@ from slideloom.slides.tables import ClassTable
 __all__ = ["evaluate_slide"]
 
 _LOG = logging.getLogger(__name__)
-#: Side of the blocks that are read at a time; bounds memory, changes no figure.
-_BLOCK_PX = 2048
-
-
-@dataclass
-class _Tally:
-    """All that one pass over a slide's pixels gathers."""
-
-    overlap: PairCounter = field(default_factory=PairCounter)
-    gt_classes: PairCounter = field(default_factory=PairCounter)
-    pred_classes: PairCounter = field(default_factory=PairCounter)
-    scores: ScoreHistogram = field(default_factory=ScoreHistogram)
-    classes: ClassConfusion = field(default_factory=ClassConfusion)
-    gt_pixels: NDArray[np.int64] = field(default_factory=lambda: np.zeros(256, np.int64))
-    hv: HvError = field(default_factory=HvError)
-    n_pixels: int = 0
+#: Score that stands for a probability of one half, rounded up.
+_HALF = 128
 
 
 def evaluate_slide(
@@ -60,14 +52,16 @@ def evaluate_slide(
     patches: PatchStore | None,
     place: Path,
 ) -> bool:
-    """Write a slide's ``slide.parquet`` and ``classes.parquet``.
+    """Write a slide's ``slide``, ``classes``, ``confusion``, ``scores`` and ``tiles`` tables.
 
-    Only pixels where a tile looked count; a nucleus that reaches beyond them counts with the part inside.
+    Only pixels where a tile looked count; a nucleus that reaches beyond them counts with the part inside. Maps,
+    labels and annotation are read window by window: memory grows with the number of nuclei, not with the pixels.
 
     Parameters
     ----------
     maps_path : Path
-        Zarr group of the slide's maps.
+        Zarr group of the slide's maps. Of ``nucleus``, ``class_id``, ``class_probability`` and ``hv`` any may be
+        absent; figures of what is absent are null.
     labels_path : Path
         OME-Zarr label image of the slide's nuclei; its attributes tell how many of them tile seams change.
     row, root, facts
@@ -79,7 +73,7 @@ def evaluate_slide(
     classes : ClassTable
         Nuclear classes.
     config : EvaluationConfig
-        IoU threshold.
+        Convention and IoU threshold of matches, radius of detections, tolerance of outlines.
     patches : PatchStore or None
         The slide's tiles; ``None`` when it was predicted without storing them.
     place : Path
@@ -93,95 +87,94 @@ def evaluate_slide(
     Raises
     ------
     SlideError
-        ``maps_shape``: annotation, maps and labels are not of one size.
+        ``maps_shape``: annotation, maps and labels are not of one size. ``binary_labels``: the annotation is a mask or
+        a class map, which cannot be scored as instances. ``boundary_tolerance``: the tolerance is too many pixels. And
+        those of :func:`~slideloom.slides.annotations.open_annotations` and its windows.
 
     Notes
     -----
-    Definitions stand with the columns in :mod:`slideloom.metrics.schemas` and in ``docs/tables.md``.
+    Definitions stand with the columns in :mod:`slideloom.metrics.schemas`, :mod:`slideloom.metrics.detail_schemas` and
+    in ``docs/tables.md``.
     """
-    annotation = slide_annotations(row, root, facts, image, scale, classes)
+    annotation = open_annotations(row, root, facts, image, scale, classes)
     if annotation is None:
         return False
-    instances, class_map = annotation
     attributes = read_attributes(maps_path)
-    tally = _scan(maps_path, labels_path, instances, class_map, row.slide_id)
-    table = Contingency.from_counter(tally.overlap)
-    gt_class = majority(*tally.gt_classes.pairs(), table.gt_ids)
-    has_classes = (maps_path / "class_id").is_dir()
-    pred_class = _predicted_class(tally.pred_classes, table.pred_ids) if has_classes else None
-    known = bool(np.isin(gt_class, list(classes.ids)).any()) or (not table.gt_ids.size and bool(row.classes))
-
-    of_slide = {"slide_id": row.slide_id, "image": image}
-    per_class = _class_rows(tally, table, gt_class, pred_class, known, classes, config.iou_threshold)
-    n_tiles = patches.n if patches is not None else None
-    area_mm2 = tally.n_pixels * float(attributes["mpp_um"]) ** 2 / 1e6
-    figures = {
-        "n_tiles": n_tiles,
-        "area_mm2": area_mm2,
-        **_slide_figures(tally, table, pred_class, config.iou_threshold),
-        "seam_change_rate": _seam_change_rate(labels_path),
-    }
-    if known and has_classes:
-        present = [line for line in per_class if line["class_id"] != 0]
-        figures["mpq"] = mean_defined([line["pq"] for line in present if line["n_gt"]])
-        figures["dice_macro"] = mean_defined([line["dice"] for line in present])
-        figures["dice_macro_with_background"] = mean_defined([line["dice"] for line in per_class])
+    mpp_um = float(attributes["mpp_um"])
+    tolerance = _tolerance(config, mpp_um, row.slide_id)
+    square_px = SQUARE_PX if patches is None else patches.tile_px
+    with annotation:
+        tally = scan(SlideMaps(maps_path, labels_path), annotation, mpp_um, tolerance, square_px)
+    about = {"slide_id": row.slide_id, "image": image}
     made_from = {
-        "slide_id": row.slide_id,
-        "image": image,
+        **about,
         "evaluation": config.model_dump(mode="json"),
         "scale": scale,
         "maps": attributes,  # they name the decoder and the encoder's weights
     }
-    write_table(CLASS_METRICS, [of_slide | line for line in per_class], place / "classes.parquet", made_from=made_from)
-    write_table(SLIDE_METRICS, [of_slide | figures], place / "slide.parquet", made_from=made_from)
+    first = {
+        "n_tiles": None if patches is None else patches.n,
+        "area_mm2": tally.n_pixels * mpp_um**2 / 1e6,
+        "seam_change_rate": _seam_change_rate(labels_path),
+    }
+    figures = _write(tally, annotation, classes, config, tolerance, mpp_um, square_px, about, first, place, made_from)
     _LOG.info(
-        "%s: %d true and %d predicted nuclei, PQ %s",
-        row.slide_id,
-        table.gt_ids.size,
-        table.pred_ids.size,
-        figures["pq"],
+        "%s: %d true and %d predicted nuclei, PQ %s", row.slide_id, figures["n_gt"], figures["n_pred"], figures["pq"]
     )
     return True
 
 
-def _scan(
-    maps_path: Path, labels_path: Path, instances: NDArray[np.int32], class_map: NDArray[np.uint8], slide_id: str
-) -> _Tally:
-    covered = open_array(maps_path / "covered")
-    arrays = {
-        name: open_array(maps_path / name) for name in ("nucleus", "class_id", "hv") if (maps_path / name).is_dir()
-    }
-    arrays["labels"] = open_labels(labels_path)
-    shape = instances.shape
-    for name, array in [("covered", covered), *arrays.items()]:
-        if tuple(array.shape[-2:]) != shape:
-            raise SlideError(
-                f"array {name} is {tuple(array.shape[-2:])} pixels, the annotation {shape} (height, width)",
-                where=slide_id,
-                expected="one size",
-                hint="Remove the slide's maps and labels and run again",
-                code="maps_shape",
-            )
-    true_hv = hv_map_int8(instances) if "hv" in arrays else None
-    tally = _Tally()
-    for window in blocks((shape[0], shape[1]), _BLOCK_PX):
-        seen = np.asarray(covered[window]) == 1
-        gt, gt_classes = instances[window], class_map[window]
-        labels = np.asarray(arrays["labels"][window])
-        nucleus = seen & (gt > 0)
-        tally.n_pixels += int(seen.sum())
-        tally.overlap.add(gt, labels, None if seen.all() else seen)
-        tally.gt_classes.add(gt, gt_classes, nucleus)
-        tally.gt_pixels += np.bincount(gt_classes[seen], minlength=256)
-        tally.scores.add(np.asarray(arrays["nucleus"][window])[seen], gt[seen] > 0)
-        if "class_id" in arrays:
-            predicted = np.asarray(arrays["class_id"][window])
-            tally.classes.add(gt_classes[seen], predicted[seen])
-            tally.pred_classes.add(labels, predicted, seen & (labels > 0))
-        if true_hv is not None and nucleus.any():
-            tally.hv.add(np.asarray(arrays["hv"][:, *window]), true_hv[:, *window], nucleus)
-    return tally
+def _write(
+    tally: Tally,
+    annotation: Annotation,
+    classes: ClassTable,
+    config: EvaluationConfig,
+    tolerance: float,
+    mpp_um: float,
+    square_px: int,
+    about: dict[str, str],
+    first: dict[str, Any],
+    place: Path,
+    made_from: dict[str, Any],
+) -> dict[str, Any]:
+    """From counts to tables; the slide's row is given back."""
+    rule, threshold = convention_named(config.convention), config.iou_threshold
+    table = Contingency.from_counter(tally.overlap)
+    detected = detected_pairs(table, config.detection_radius_um / mpp_um)
+    matches = Matches(table, matched_pairs(table, threshold, convention=rule))
+    of = nucleus_classes(tally, table, classes, annotation.has_classes)
+    per_class = class_rows(tally, table, of, classes, threshold, rule, detected)
+    figures = dict.fromkeys(SLIDE_METRICS.names) | about | first
+    figures |= instance_figures(table, threshold=threshold, convention=rule, detected=detected)
+    figures["bpq"] = figures["pq"] if of.pred is None else _typed(matches, of.pred > 0).pq
+    figures |= _pixel_figures(tally, table) | class_means(tally, of, per_class, rule)
+    figures |= _outline_figures(tally.outlines, tolerance)
+    write_table(CLASS_METRICS, [about | line for line in per_class], place / "classes.parquet", made_from=made_from)
+    confusion = [about | line for line in confusion_rows(tally, matches, of, classes)]
+    write_table(CONFUSION, confusion, place / "confusion.parquet", made_from=made_from)
+    scores = [about | line for line in score_rows(tally, of, classes)]
+    write_table(SCORES, scores, place / "scores.parquet", made_from=made_from)
+    tiles = tile_table(about, tally, matches, of, annotation.shape, square_px)
+    write_table(TILES, tiles, place / "tiles.parquet", made_from=made_from)
+    write_table(SLIDE_METRICS, [figures], place / "slide.parquet", made_from=made_from)
+    return figures
+
+
+def _tolerance(config: EvaluationConfig, mpp_um: float, slide_id: str) -> float:
+    """The tolerance of outlines in pixels, refused before anything is read when it is too great."""
+    tolerance = tolerance_px(config.boundary_tolerance_um, mpp_um)
+    try:
+        BoundaryDistances(tolerance)
+    except ValueError as error:
+        raise SlideError(
+            f"evaluation.boundary_tolerance_um of {config.boundary_tolerance_um} µm is {tolerance:.1f} px of {mpp_um} "
+            "µm",
+            where=slide_id,
+            expected="32 px at most",
+            hint="Lower it, or predict on a grid of larger pixels",
+            code="boundary_tolerance",
+        ) from error
+    return tolerance
 
 
 def _seam_change_rate(labels_path: Path) -> float | None:
@@ -191,39 +184,19 @@ def _seam_change_rate(labels_path: Path) -> float | None:
     return None if rate is None else float(rate)
 
 
-def _predicted_class(counter: PairCounter, pred_ids: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Class of each predicted nucleus: the commonest foreground class of its pixels, background if there is none."""
-    ids, values, counts = counter.pairs()
-    foreground = values > 0
-    return majority(ids[foreground], values[foreground], counts[foreground], pred_ids)
+def _typed(matches: Matches, typed: NDArray[np.bool_]) -> Panoptic:
+    """All truth against the predictions that have a foreground class."""
+    kept = typed[matches.pred]
+    gt, pred = matches.gt[kept], matches.pred[kept]
+    fp, fn = int(typed.sum()) - np.unique(pred).size, matches.table.gt_ids.size - np.unique(gt).size
+    return Panoptic(gt.size, fp, fn, math.fsum(matches.table.iou[matches.at[kept]]))
 
 
-def _slide_figures(
-    tally: _Tally, table: Contingency, pred_class: NDArray[np.int64] | None, threshold: float
-) -> dict[str, Any]:
-    matched = panoptic(table, threshold)
-    sweep = panoptic_at(table)
-    gt_pixels, pred_pixels = int(table.gt_area.sum()), int(table.pred_area.sum())
-    both = table.tp_pixels
+def _pixel_figures(tally: Tally, table: Contingency) -> dict[str, Any]:
+    """What is counted in pixels, classes aside: the label image, the nucleus map, the HV maps."""
+    gt_pixels, pred_pixels, both = int(table.gt_area.sum()), int(table.pred_area.sum()), table.tp_pixels
     pixels = PixelConfusion(both, pred_pixels - both, gt_pixels - both, tally.n_pixels - gt_pixels - pred_pixels + both)
-    return {
-        "n_gt": int(table.gt_ids.size),
-        "n_pred": int(table.pred_ids.size),
-        "tp": matched.tp,
-        "fp": matched.fp,
-        "fn": matched.fn,
-        "iou_sum": matched.iou_sum,
-        "pq": matched.pq,
-        "dq": matched.dq,
-        "sq": matched.sq,
-        "bpq": matched.pq if pred_class is None else _typed(table, pred_class, threshold).pq,
-        "mpq": None,
-        "aji": aji(table),
-        "f1_50": sweep[0].dq,
-        "f1_mean": mean_defined([each.dq for each in sweep]),
-        "sq_mean": mean_defined([each.sq for each in sweep]),
-        "precision": matched.precision,
-        "recall": matched.recall,
+    figures = {
         "gt_pixels": gt_pixels,
         "pred_pixels": pred_pixels,
         "tp_pixels": both,
@@ -231,54 +204,39 @@ def _slide_figures(
         "precision_pixel": pixels.precision,
         "recall_pixel": pixels.recall,
         "pixel_accuracy": pixels.accuracy,
-        "map": tally.scores.average_precision,
-        "dice_binary": tally.scores.confusion(128).dice,
-        "dice_macro": None,
-        "dice_macro_with_background": None,
-        "hv_mse": tally.hv.value,
+    }
+    if tally.scores is not None:
+        figures |= _score_figures(tally.scores)
+    if tally.hv is not None:
+        figures |= {"hv_mse": tally.hv.inside.value, "hv_mse_everywhere": tally.hv.everywhere.value}
+    return figures
+
+
+def _score_figures(scores: ScoreHistogram) -> dict[str, Any]:
+    binary, bins = scores.confusion(_HALF), calibration(scores)
+    return {
+        "map": scores.average_precision,
+        "pred_pixels_binary": binary.tp + binary.fp,
+        "tp_pixels_binary": binary.tp,
+        "dice_binary": binary.dice,
+        "iou_binary": binary.iou,
+        "precision_binary": binary.precision,
+        "recall_binary": binary.recall,
+        "ece": bins.ece,
+        "mce": bins.mce,
+        "brier": brier_score(scores),
     }
 
 
-def _typed(table: Contingency, pred_class: NDArray[np.int64], threshold: float) -> Panoptic:
-    """All truth against the predictions that have a foreground class."""
-    typed = (pred_class > 0).astype(np.int64)
-    return class_panoptic(table, np.ones(table.gt_ids.size, np.int64), typed, [1], threshold)[1]
-
-
-def _class_rows(
-    tally: _Tally,
-    table: Contingency,
-    gt_class: NDArray[np.int64],
-    pred_class: NDArray[np.int64] | None,
-    known: bool,
-    classes: ClassTable,
-    threshold: float,
-) -> list[dict[str, Any]]:
-    counts = tally.classes.known if known else tally.classes.counts
-    total = int(counts.sum())
-    wanted = list(classes.ids)
-    nobody = np.zeros(table.pred_ids.size, np.int64)
-    predicted = nobody if pred_class is None else pred_class
-    at = {t: class_panoptic(table, gt_class, predicted, wanted, t, unknown=UNKNOWN) for t in {0.5, threshold}}
-    known_pixels = int(tally.gt_pixels.sum()) - int(tally.gt_pixels[UNKNOWN])
-    lines: list[dict[str, Any]] = []
-    for class_id, name in [(0, "background"), *zip(classes.ids, classes.names, strict=True)]:
-        line: dict[str, Any] = {"class_id": class_id, "class_name": name}
-        if known:
-            line["gt_pixels"] = int(tally.gt_pixels[class_id])
-            line["gt_fraction"] = line["gt_pixels"] / known_pixels if known_pixels else None
-            line["n_gt"] = int((gt_class == class_id).sum()) if class_id else None
-        if pred_class is not None:
-            line["pred_pixels"] = int(counts[:, class_id].sum())
-            line["pred_fraction"] = line["pred_pixels"] / total if total else None
-            line["n_pred"] = int((pred_class == class_id).sum()) if class_id else None
-        if known and pred_class is not None:
-            pixels = tally.classes.of(class_id)
-            line["tp_pixels"] = pixels.tp
-            line |= {"dice": pixels.dice, "iou": pixels.iou, "precision": pixels.precision, "recall": pixels.recall}
-            if class_id:
-                found = at[threshold][class_id]
-                line |= {"tp": found.tp, "fp": found.fp, "fn": found.fn, "iou_sum": found.iou_sum}
-                line |= {"pq": found.pq, "dq": found.dq, "sq": found.sq, "f1": at[0.5][class_id].dq}
-        lines.append({column: line.get(column) for column in CLASS_METRICS.names[2:]})
-    return lines
+def _outline_figures(outlines: BoundaryDistances, tolerance: float) -> dict[str, Any]:
+    # Distances were counted up to the tolerance; the last entry is all that lie farther.
+    return {
+        "boundary_f1": outlines.f1(tolerance),
+        "boundary_precision": outlines.precision(tolerance),
+        "boundary_recall": outlines.recall(tolerance),
+        "surface_dice": outlines.surface_dice(tolerance),
+        "boundary_gt_pixels": int(outlines.gt.sum()),
+        "boundary_pred_pixels": int(outlines.pred.sum()),
+        "boundary_gt_near": int(outlines.gt[:-1].sum()),
+        "boundary_pred_near": int(outlines.pred[:-1].sum()),
+    }

@@ -33,6 +33,7 @@ __all__ = [
     "dice_2",
     "matched_pairs",
     "mean_defined",
+    "mostly_on_unknown",
     "panoptic",
     "panoptic_at",
     "ratio",
@@ -236,11 +237,7 @@ def class_panoptic(
     matched = matched_pairs(table, threshold, convention=rule)
     iou = table.iou[matched]
     gt_of, pred_of = gt_class[table.gt_index[matched]], pred_class[table.pred_index[matched]]
-    on_unknown = gt_class[table.gt_index] == unknown
-    covered = np.bincount(
-        table.pred_index[on_unknown], weights=table.overlap[on_unknown], minlength=table.pred_ids.size
-    )
-    counted = covered * 2 <= table.pred_area
+    counted = ~mostly_on_unknown(table, gt_class, unknown=unknown)
     result = {}
     for class_id in class_ids:
         same = (gt_of == class_id) & (pred_of == class_id)
@@ -249,6 +246,29 @@ def class_panoptic(
         fn = int((gt_class == class_id).sum()) - tp
         result[class_id] = Panoptic(tp, fp, fn, math.fsum(iou[same]))
     return result
+
+
+def mostly_on_unknown(table: Contingency, gt_class: NDArray[np.int64], *, unknown: int = 255) -> NDArray[np.bool_]:
+    """Predicted instances whose class nobody can check: more than half of their pixels lie on truth of unknown class.
+
+    Parameters
+    ----------
+    table : Contingency
+        Of true and predicted labels.
+    gt_class : ndarray of int64, (n_gt,)
+        Class of each true instance.
+    unknown : int
+        The value that stands for an unknown class.
+
+    Returns
+    -------
+    ndarray of bool, (n_pred,)
+    """
+    on_unknown = gt_class[table.gt_index] == unknown
+    covered = np.bincount(
+        table.pred_index[on_unknown], weights=table.overlap[on_unknown], minlength=table.pred_ids.size
+    )
+    return np.asarray(covered * 2 > table.pred_area)
 
 
 def aji(table: Contingency) -> float | None:

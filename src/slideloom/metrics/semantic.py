@@ -1,4 +1,4 @@
-"""Pixel figures: Dice, IoU, precision, recall, accuracy, confusion matrix and the HV maps' error.
+"""Pixel figures: Dice, IoU, precision, recall, accuracy and confusion matrix.
 
 Everything is counted in whole numbers, window by window. Windows of any size, in any order, counted by one process or
 by several whose parts are merged, give the same figures to the last bit. A figure that cannot be defined is ``None``,
@@ -15,14 +15,12 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from slideloom.metrics.hv_error import HvError
 from slideloom.metrics.panoptic import mean_defined, ratio
 
 __all__ = [
     "UNKNOWN",
     "ClassConfusion",
     "ClassFigure",
-    "HvError",
     "Macro",
     "PixelConfusion",
     "ScoreHistogram",
@@ -261,10 +259,6 @@ class ClassConfusion:
         """
         wanted = [0] * background + [class_id for class_id in class_ids if class_id != 0]
         return Macro.of([getattr(self.of(class_id), figure) for class_id in wanted])
-
-    def dice_macro(self, class_ids: Sequence[int]) -> float | None:
-        """Mean Dice of the classes that occur in the truth or in the prediction; ``None`` when none does."""
-        return mean_defined([self.of(class_id).dice for class_id in class_ids])
 
     @property
     def accuracy(self) -> float | None:

@@ -1,44 +1,85 @@
-"""From slides to experiments: averages with intervals.
-
-Patients, not slides, are the independent units: every interval resamples patients with all their slides, as matrix
-arithmetic on per-patient sums.
-"""
+"""From slides to experiments: averages with intervals, each by its name."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from slideloom.metrics.schemas import SCORES
-from slideloom.reports.resampling import draws, percentiles
+from slideloom.metrics.schemas import COMPARED
+from slideloom.reports.averages import SlideValues, columns_of, divide, pooled_figures
 
-__all__ = ["main_role", "summarise_experiments"]
+__all__ = ["IMAGE_METRICS", "main_role", "pooled_line", "rows_by", "slide_values", "summarise_experiments"]
 
 Rows = Sequence[Mapping[str, Any]]
 Floats = NDArray[np.float64]
+#: By experiment, role and metric: a pooled figure that follows from other tables than ``slides.parquet``.
+Pooled = Mapping[tuple[str, str, str], Mapping[str, Any]]
 
-_COUNTS = ("tp", "fp", "fn", "iou_sum", "gt_pixels", "pred_pixels", "tp_pixels")
+#: Figures that are published as means over images with nuclei, and over the tissues of these.
+IMAGE_METRICS = ("pq", "dq", "sq", "bpq", "mpq")
+_NUCLEI = ("tp", "fp", "fn", "iou_sum")
+_PIXELS = ("gt_pixels", "pred_pixels", "tp_pixels")
+_BINARY = ("gt_pixels", "pred_pixels_binary", "tp_pixels_binary")
+_CENTROIDS = ("tp_d", "fp_d", "fn_d")
+_OUTLINES = ("boundary_gt_pixels", "boundary_pred_pixels", "boundary_gt_near", "boundary_pred_near")
+_AT = ("tp_50", "tp_60", "tp_70", "tp_80", "tp_90")
+_SIDES = ("n_gt", "n_pred")
 
 
-def _divide(numerator: Floats, denominator: Floats) -> Floats:
-    """Quotient, NaN where the denominator is 0."""
-    quotient: Floats = np.divide(numerator, denominator, out=np.full(numerator.shape, np.nan), where=denominator > 0)
-    return quotient
+def _f1(c: Floats) -> Floats:
+    """F1 of columns TP, FP, FN."""
+    return divide(2 * c[:, 0], 2 * c[:, 0] + c[:, 1] + c[:, 2])
 
 
-#: How each pooled figure follows from summed counts, columns in the order of _COUNTS.
-_POOLED: dict[str, Callable[[Floats], Floats]] = {
-    "pq": lambda c: _divide(2 * c[:, 3], 2 * c[:, 0] + c[:, 1] + c[:, 2]),
-    "dq": lambda c: _divide(2 * c[:, 0], 2 * c[:, 0] + c[:, 1] + c[:, 2]),
-    "sq": lambda c: _divide(c[:, 3], c[:, 0]),
-    "precision": lambda c: _divide(c[:, 0], c[:, 0] + c[:, 1]),
-    "recall": lambda c: _divide(c[:, 0], c[:, 0] + c[:, 2]),
-    "f1_pixel": lambda c: _divide(2 * c[:, 6], c[:, 4] + c[:, 5]),
-    "precision_pixel": lambda c: _divide(c[:, 6], c[:, 5]),
-    "recall_pixel": lambda c: _divide(c[:, 6], c[:, 4]),
+def _dice(c: Floats) -> Floats:
+    """Dice of columns true, predicted, both."""
+    return divide(2 * c[:, 2], c[:, 0] + c[:, 1])
+
+
+def _f1_at(c: Floats) -> Floats:
+    """F1 of columns true nuclei, predicted nuclei, and matches at some thresholds: (sets, thresholds)."""
+    return divide(2 * c[:, 2:], c[:, :1] + c[:, 1:2])
+
+
+def _ap_at(c: Floats) -> Floats:
+    return divide(c[:, 2:], c[:, :1] + c[:, 1:2] - c[:, 2:])
+
+
+def _boundary_f1(c: Floats) -> Floats:
+    """Harmonic mean of the shares of outlines that are near; 0 where only one side has an outline."""
+    recall, precision = (np.nan_to_num(divide(c[:, 2 + side], c[:, side])) for side in (0, 1))
+    found = divide(2 * precision * recall, precision + recall)
+    return np.where(c[:, :2].any(axis=1), np.nan_to_num(found), np.nan)
+
+
+#: Counts that each pooled figure follows from, and how: (sets, counts) to (sets,).
+_POOLED: dict[str, tuple[tuple[str, ...], Callable[[Floats], Floats]]] = {
+    "pq": (_NUCLEI, lambda c: divide(2 * c[:, 3], 2 * c[:, 0] + c[:, 1] + c[:, 2])),
+    "dq": (_NUCLEI, _f1),
+    "sq": (_NUCLEI, lambda c: divide(c[:, 3], c[:, 0])),
+    "precision": (_NUCLEI, lambda c: divide(c[:, 0], c[:, 0] + c[:, 1])),
+    "recall": (_NUCLEI, lambda c: divide(c[:, 0], c[:, 0] + c[:, 2])),
+    **{f"f1_{name[3:]}": ((*_SIDES, name), lambda c: _f1_at(c)[:, 0]) for name in _AT},
+    **{f"ap_{name[3:]}": ((*_SIDES, name), lambda c: _ap_at(c)[:, 0]) for name in _AT},
+    "f1_mean": ((*_SIDES, *_AT), lambda c: _f1_at(c).mean(axis=1)),
+    "ap_mean": ((*_SIDES, *_AT), lambda c: _ap_at(c).mean(axis=1)),
+    "f1_d": (_CENTROIDS, _f1),
+    "precision_d": (_CENTROIDS, lambda c: divide(c[:, 0], c[:, 0] + c[:, 1])),
+    "recall_d": (_CENTROIDS, lambda c: divide(c[:, 0], c[:, 0] + c[:, 2])),
+    "f1_pixel": (_PIXELS, _dice),
+    "precision_pixel": (_PIXELS, lambda c: divide(c[:, 2], c[:, 1])),
+    "recall_pixel": (_PIXELS, lambda c: divide(c[:, 2], c[:, 0])),
+    "dice_binary": (_BINARY, _dice),
+    "iou_binary": (_BINARY, lambda c: divide(c[:, 2], c[:, 0] + c[:, 1] - c[:, 2])),
+    "precision_binary": (_BINARY, lambda c: divide(c[:, 2], c[:, 1])),
+    "recall_binary": (_BINARY, lambda c: divide(c[:, 2], c[:, 0])),
+    "boundary_f1": (_OUTLINES, _boundary_f1),
+    "boundary_recall": (_OUTLINES, lambda c: divide(c[:, 2], c[:, 0])),
+    "boundary_precision": (_OUTLINES, lambda c: divide(c[:, 3], c[:, 1])),
+    "surface_dice": (_OUTLINES, lambda c: divide(c[:, 2] + c[:, 3], c[:, 0] + c[:, 1])),
 }
 
 
@@ -48,13 +89,29 @@ def main_role(rows: Rows) -> str:
     return next((role for role in ("test", "val", *sorted(present)) if role in present), "")
 
 
-def summarise_experiments(slides: Rows) -> list[dict[str, Any]]:
+def rows_by(rows: Rows, *keys: str) -> dict[tuple[Any, ...], list[Mapping[str, Any]]]:
+    """Rows by the values of some columns, in the order in which these are met."""
+    groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault(tuple(row[key] for key in keys), []).append(row)
+    return groups
+
+
+def slide_values(rows: Rows, values: Floats) -> SlideValues:
+    """Figures of rows of ``slides.parquet``, (rows, m), slide by slide."""
+    slides, patients, folds = ([str(row[name]) for row in rows] for name in ("slide_id", "patient_id", "fold"))
+    return SlideValues(slides, patients, folds, values)
+
+
+def summarise_experiments(slides: Rows, pooled: Pooled | None = None) -> list[dict[str, Any]]:
     """Rows of ``experiments.parquet``.
 
     Parameters
     ----------
     slides : sequence of mapping
         Rows of ``slides.parquet``.
+    pooled : mapping, optional
+        Pooled figures that these rows do not tell, as :func:`pooled_line` makes them, by experiment, role and metric.
 
     Returns
     -------
@@ -62,92 +119,87 @@ def summarise_experiments(slides: Rows) -> list[dict[str, Any]]:
         One per experiment, role, metric and averaging; without the study.
     """
     result = []
-    for (experiment, role), rows in _groups(slides, "experiment", "role").items():
+    for (experiment, role), rows in rows_by(slides, "experiment", "role").items():
         shared = {"experiment": experiment, "role": role, "random_weights": bool(rows[0]["random_weights"])}
-        for metric in SCORES:
-            defined = [row for row in rows if row[metric] is not None]
-            own = _one_a_slide(defined, metric)
-            counts = {"n_slides": len(own), "n_patients": len({row["patient_id"] for row in own})}
-            lines = [_mean_over_slides(own, metric), _mean_over_patients(own, metric)]
-            if metric in _POOLED:
-                lines.append(_pooled(rows, metric))
-            if len({row["fold"] for row in rows}) > 1:
-                lines.append(_mean_over_folds(defined, metric))
-            result += [shared | {"metric": metric} | counts | line for line in lines]
+        given = {metric: line for (*whose, metric), line in (pooled or {}).items() if whose == [experiment, role]}
+        for metric, lines in _averagings(rows, given).items():
+            result += [shared | {"metric": metric} | line for line in lines]
     return result
 
 
-def _groups(rows: Rows, *keys: str) -> dict[tuple[Any, ...], list[Mapping[str, Any]]]:
-    groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
-    for row in rows:
-        groups.setdefault(tuple(row[key] for key in keys), []).append(row)
-    return groups
-
-
-def _one_a_slide(rows: Rows, metric: str) -> list[dict[str, Any]]:
-    """A row a slide: one that several folds predicted is one slide, with the mean of its figures."""
-    result = []
-    for (slide,), own in _groups(rows, "slide_id").items():
-        mean = sum(row[metric] for row in own) / len(own)
-        result.append({"slide_id": slide, "patient_id": own[0]["patient_id"], metric: mean})
-    return result
-
-
-def _by_patient(rows: Rows, columns: Sequence[str]) -> Floats:
-    """Sums per patient, (patients, columns + 1); the last column counts the slides. Patients in sorted order."""
-    names, at = np.unique([str(row["patient_id"]) for row in rows], return_inverse=True)
-    values = np.array([[float(row[column]) for column in columns] + [1.0] for row in rows]).reshape(len(rows), -1)
-    sums = np.zeros((names.size, len(columns) + 1))
-    np.add.at(sums, at, values)
-    return sums
-
-
-def _interval(values: Floats) -> dict[str, float | None]:
-    low, high = percentiles(values[:, None])[:, 0].tolist()
-    return {"ci_low": low, "ci_high": high} if low == low else {"ci_low": None, "ci_high": None}
-
-
-def _spread(values: Sequence[float]) -> dict[str, float | int | None]:
-    return {
-        "n": len(values),
-        "mean": float(np.mean(values)) if len(values) else None,
-        "std": float(np.std(values, ddof=1)) if len(values) > 1 else None,
-        "ci_low": None,
-        "ci_high": None,
+def _averagings(rows: Rows, pooled: Mapping[str, Mapping[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """Every averaging of every metric, of one experiment and role."""
+    values = columns_of(rows, COMPARED)
+    of_slides = slide_values(rows, values)
+    found = {"slide": of_slides.over_slides(), "patient": of_slides.over_patients()}
+    lines = {
+        metric: [{"averaging": averaging, **figures.row(k)} for averaging, figures in found.items()]
+        for k, metric in enumerate(COMPARED)
     }
+    of_counts = {**{metric: _pooled(rows, metric) for metric in _POOLED}, **pooled}
+    for metric, line in of_counts.items():
+        lines[metric].append({"averaging": "pooled", **line})
+    if len({row["fold"] for row in rows}) > 1:
+        over_folds = of_slides.over_folds()
+        for k, metric in enumerate(COMPARED):
+            lines[metric].append({"averaging": "fold", **over_folds.row(k)})
+    for averaging, k, line in _of_images(rows, values[:, [COMPARED.index(metric) for metric in IMAGE_METRICS]]):
+        lines[IMAGE_METRICS[k]].append({"averaging": averaging, **line})
+    return lines
 
 
-def _mean_over_slides(rows: Rows, metric: str) -> dict[str, Any]:
-    line: dict[str, Any] = {"averaging": "slide", **_spread([row[metric] for row in rows])}
-    sums = _by_patient(rows, [metric]) if rows else np.zeros((0, 2))
-    if len(sums) > 1:
-        drawn = draws(len(sums)) @ sums
-        line |= _interval(_divide(drawn[:, 0], drawn[:, 1]))
-    return line
-
-
-def _mean_over_patients(rows: Rows, metric: str) -> dict[str, Any]:
-    sums = _by_patient(rows, [metric]) if rows else np.zeros((0, 2))
-    means = sums[:, 0] / sums[:, 1]
-    line: dict[str, Any] = {"averaging": "patient", **_spread(means.tolist())}
-    if len(means) > 1:
-        line |= _interval(draws(len(means)) @ means / len(means))
-    return line
-
-
-def _mean_over_folds(rows: Rows, metric: str) -> dict[str, Any]:
-    folds = _groups(rows, "fold").values()
-    return {"averaging": "fold", **_spread([float(np.mean([row[metric] for row in fold])) for fold in folds])}
+def _of_images(rows: Rows, values: Floats) -> Iterator[tuple[str, int, dict[str, Any]]]:
+    """PanNuke's averagings: over the slides whose truth holds a nucleus, and over the tissues of these."""
+    holds = columns_of(rows, ["n_gt"])[:, 0] > 0
+    tissues = {str(row["slide_id"]): row["tissue"] for row in rows if row.get("tissue") is not None}
+    images = slide_values([row for row, kept in zip(rows, holds, strict=True) if kept], values[holds])
+    found = {"image": images.over_slides()}
+    if tissues and images.slides.size:
+        placed = images.take(np.isin(images.slides, list(tissues)))
+        found["tissue"] = placed.over_groups([tissues[slide] for slide in placed.slides.tolist()])
+    for averaging, figures in found.items():
+        for k in range(len(IMAGE_METRICS)):
+            yield averaging, k, figures.row(k)
 
 
 def _pooled(rows: Rows, metric: str) -> dict[str, Any]:
-    sums = _by_patient(rows, _COUNTS)
-    formula = _POOLED[metric]
-    value = float(formula(sums.sum(axis=0, keepdims=True))[0])
-    line: dict[str, Any] = {"averaging": "pooled", **_spread([])}
-    n_slides = len({row["slide_id"] for row in rows})
-    line |= {"n": n_slides, "n_slides": n_slides, "n_patients": len(sums)}
-    line["mean"] = value if np.isfinite(value) else None
-    if len(sums) > 1:
-        line |= _interval(formula(draws(len(sums)) @ sums))
-    return line
+    columns, formula = _POOLED[metric]
+    counts = columns_of(rows, columns)
+    known = np.asarray(np.isfinite(counts).all(axis=1), np.bool_)
+    if columns[:2] == _SIDES:
+        # A pair that counts twice (instanseg_pairs) makes F1 another thing than twice the pairs over both sides.
+        n_gt, n_pred, tp, fp, fn = columns_of(rows, (*_SIDES, *_NUCLEI[:3])).T
+        known &= (tp + fp == n_pred) & (tp + fn == n_gt)
+    kept = [row for row, one in zip(rows, known, strict=True) if one]
+    return pooled_line(
+        counts[known],
+        [str(row["patient_id"]) for row in kept],
+        len({row["slide_id"] for row in kept}),
+        lambda c: formula(c)[:, None],
+    )[0]
+
+
+def pooled_line(
+    counts: Floats, patients: Sequence[str], n_slides: int, figures: Callable[[Floats], Floats]
+) -> list[dict[str, Any]]:
+    """Figures of summed counts as columns of a report table.
+
+    Parameters
+    ----------
+    counts, patients, figures
+        As :func:`~slideloom.reports.averages.pooled_figures` takes them.
+    n_slides : int
+        Slides behind the counts.
+
+    Returns
+    -------
+    list of dict
+        For each figure ``n``, ``n_slides``, ``n_patients``, ``mean``, ``std``, ``ci_low``, ``ci_high``.
+    """
+    about = {"n": n_slides, "n_slides": n_slides, "n_patients": len(set(patients)), "std": None}
+    ends = zip(*(part.tolist() for part in pooled_figures(counts, patients, figures)), strict=True)
+    names = ("mean", "ci_low", "ci_high")
+    return [
+        about | {name: None if value != value else value for name, value in zip(names, line, strict=True)}
+        for line in ends
+    ]

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from slideloom.metrics.schemas import SCORES
+from slideloom.metrics.schemas import COMPARED
+from slideloom.metrics.schemas import LESS_IS_BETTER as SMALL_SCORES
 from slideloom.reports.resampling import draws, holm, percentiles, sign_flip_ps, smallest_p, t_half_width
 
 __all__ = ["LESS_IS_BETTER", "LEVEL", "compare_experiments", "verdict"]
@@ -26,12 +27,12 @@ Integers = NDArray[np.intp]
 #: A difference counts as shown when its adjusted p value is below, and its interval leaves out 0.
 LEVEL = 0.05
 #: Figures that are better when smaller.
-LESS_IS_BETTER = frozenset({"hv_mse", "seam_change_rate", "val_loss"})
+LESS_IS_BETTER = SMALL_SCORES | {"val_loss"}
 _COUNTS = ("n", "n_patients", "n_family", "n_folds")
 
 
 def compare_experiments(
-    slides: Rows, splits: Mapping[str, str] | None = None, metrics: Sequence[str] = SCORES
+    slides: Rows, splits: Mapping[str, str] | None = None, metrics: Sequence[str] = COMPARED
 ) -> list[dict[str, Any]]:
     """Rows of ``comparisons.parquet``.
 

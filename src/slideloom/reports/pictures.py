@@ -1,4 +1,4 @@
-"""Pixels and outlines of overlays: false colours, traced contours, the slide at a glance."""
+"""Pixels and outlines of the page's pictures: false colours, traced contours, nuclei of a whole slide as dots."""
 
 from __future__ import annotations
 
@@ -15,9 +15,12 @@ from scipy import ndimage
 
 from slideloom.slides.tables import Channel, ClassTable
 
-__all__ = ["data_uri", "false_colour", "outlines", "overview_picture"]
+__all__ = ["NO_CLASS", "NO_NUCLEUS", "class_dots", "data_uri", "dots_uri", "false_colour", "outlines"]
 
-_OVERVIEW_PX = 180
+#: Value of a dot without a nucleus, and of one whose nuclei have no class; others are class ids.
+NO_NUCLEUS, NO_CLASS = 255, 0
+#: Colour of nuclei without a class.
+_GREY = (140, 140, 140)
 #: False colours of multiplexed crops: the nuclear stain first, then two lively other channels.
 _TINTS: tuple[tuple[str, tuple[float, float, float]], ...] = (
     ("blue", (0.25, 0.45, 1.0)),
@@ -75,12 +78,32 @@ def _liveliest(light: NDArray[np.float32], among: Sequence[int]) -> list[int]:
     return [among[first], *([among[int(worth.argmax())]] if len(among) > 1 else [])]
 
 
-def outlines(labels: NDArray[Any]) -> dict[int, str]:
-    """SVG path of each label, traced inside its own bounding box; pixel centres are at half coordinates."""
+def outlines(
+    labels: NDArray[Any], origin: tuple[int, int] = (0, 0), wanted: NDArray[Any] | None = None
+) -> dict[int, str]:
+    """SVG path of each label, traced inside its own bounding box.
+
+    Parameters
+    ----------
+    labels : ndarray of int, (h, w)
+        0 is the background.
+    origin : (int, int)
+        Row and column of ``labels`` that the paths count from.
+    wanted : ndarray of int, optional
+        Labels to trace; all of them when left out.
+
+    Returns
+    -------
+    dict of int to str
+        Paths in half pixels, (x, y): a pixel reaches from 2 i to 2 i + 2.
+    """
     ids = np.unique(labels[labels > 0])
     numbered = np.where(labels > 0, np.searchsorted(ids, labels) + 1, 0)
+    chosen = np.ones(ids.size, bool) if wanted is None else np.isin(ids, wanted)
     paths: dict[int, str] = {}
     for k, box in enumerate(ndimage.find_objects(numbered), 1):
+        if not chosen[k - 1]:
+            continue
         mask = (numbered[box] == k).astype(np.uint8)
         # Doubled, so that the outline runs along the pixels' outer edges and one-pixel nuclei have an extent.
         mask = np.pad(np.kron(mask, np.ones((2, 2), np.uint8)), 1)
@@ -88,7 +111,7 @@ def outlines(labels: NDArray[Any]) -> dict[int, str]:
         for contour in cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)[0]:
             smooth = cv2.approxPolyDP(contour, 1.2, True)
             points = (smooth if len(smooth) > 3 else contour).reshape(-1, 2) - 1
-            points = points + np.array([2 * box[1].start, 2 * box[0].start])
+            points = points + np.array([2 * (box[1].start - origin[1]), 2 * (box[0].start - origin[0])])
             steps = np.diff(points, axis=0)
             parts.append(f"M{points[0, 0]} {points[0, 1]}l" + " ".join(f"{dx} {dy}" for dx, dy in steps) + "z")
         if parts:
@@ -96,32 +119,42 @@ def outlines(labels: NDArray[Any]) -> dict[int, str]:
     return paths
 
 
-def overview_picture(
-    size: tuple[int, int],
-    centre_y: NDArray[np.float64],
-    centre_x: NDArray[np.float64],
-    class_id: NDArray[np.uint8],
-    classes: ClassTable,
-) -> NDArray[np.uint8]:
-    """The slide as a small picture, each pixel in the mean colour of the nuclei that it holds."""
-    shrink = max(size) / _OVERVIEW_PX
-    height, width = max(1, round(size[0] / shrink)), max(1, round(size[1] / shrink))
-    colours = np.full((256, 3), 140.0)
+def class_dots(counts: NDArray[np.int64], ids: Sequence[int]) -> NDArray[np.uint8]:
+    """The most frequent class of each dot.
+
+    Parameters
+    ----------
+    counts : ndarray of int64, (1 + n, h, w)
+        Nuclei under each dot: those without a class first, then those of each class.
+    ids : sequence of int
+        The n classes' ids.
+
+    Returns
+    -------
+    ndarray of uint8, (h, w)
+        Class ids, the first of equals; nuclei with a class go before those without (``NO_CLASS``); ``NO_NUCLEUS``
+        where there is none.
+    """
+    dots = np.where(counts[0] > 0, NO_CLASS, NO_NUCLEUS).astype(np.uint8)
+    if ids:
+        numbers = np.array(ids, np.uint8)
+        dots = np.where(counts[1:].any(axis=0), numbers[counts[1:].argmax(axis=0)], dots)
+    return dots
+
+
+def dots_uri(dots: NDArray[np.uint8], classes: ClassTable) -> str:
+    """Dots as a transparent picture in the classes' colours, lossless; see :func:`class_dots` for the values."""
+    colours = np.zeros((256, 4), np.uint8)
+    colours[:, :3], colours[:, 3] = _GREY, 255
     for number, colour in zip(classes.ids, classes.colours, strict=True):
-        colours[number] = colour
-    y = (centre_y / shrink).astype(int).clip(0, height - 1)
-    x = (centre_x / shrink).astype(int).clip(0, width - 1)
-    total, count = np.zeros((height, width, 3)), np.zeros((height, width, 1))
-    np.add.at(total, (y, x), colours[class_id])
-    np.add.at(count, (y, x), 1)
-    mean = np.divide(total, count, out=np.full(total.shape, 245.0), where=count > 0)
-    picture: NDArray[np.uint8] = mean.astype(np.uint8)
-    return picture
+        colours[number, :3] = colour
+    colours[NO_NUCLEUS] = 0
+    return data_uri(colours[dots], "WEBP")
 
 
-def data_uri(picture: NDArray[np.uint8], form: str) -> str:
-    """A picture, (h, w, 3) uint8, as data URI; ``form`` is JPEG or PNG."""
+def data_uri(picture: NDArray[np.uint8], form: str, quality: int = 82) -> str:
+    """A picture, (h, w, 3 or 4) uint8, as data URI; ``form`` is JPEG, of some quality, or WEBP, lossless."""
     buffer = io.BytesIO()
-    options = {"quality": 86} if form == "JPEG" else {"optimize": True}
+    options: dict[str, Any] = {"quality": quality} if form == "JPEG" else {"lossless": True, "quality": 60, "method": 4}
     Image.fromarray(picture).save(buffer, form, **options)
     return f"data:image/{form.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -2,82 +2,72 @@
 
 from __future__ import annotations
 
-import pyarrow as pa
-
 from slideloom.artefacts.tables import Column, OpenColumns, TableSchema
+from slideloom.metrics.biology_schemas import BIOLOGY_FIGURES, MARKER_FIGURES, NEIGHBOUR_FIGURES
+from slideloom.metrics.detail_schemas import CONFUSION_FIGURES
 from slideloom.metrics.schemas import CLASS_FIGURES, SLIDE_FIGURES
+from slideloom.reports.columns import COUNT, FLAG, METRIC, OF_RUN, OF_SLIDE, RANDOM, REAL, ROLE, STUDY, TEXT
+from slideloom.reports.reference_schema import REFERENCES
+from slideloom.reports.summary_schemas import CALIBRATION, CURVES, EXPERIMENT_CLASSES, EXPERIMENTS, GROUPS
 
-__all__ = ["CLASSES", "COMPARISONS", "COSTS", "EXPERIMENTS", "FAILURES", "PUBLISHED", "REPORT_TABLES", "SLIDES",
-           "TRAINING"]  # fmt: skip
+__all__ = ["BIOLOGY", "CALIBRATION", "CLASSES", "COMPARISONS", "CONFUSION", "COSTS", "CURVES", "EXPERIMENTS",
+           "EXPERIMENT_CLASSES", "FAILURES", "GROUPS", "NEIGHBOURS", "PUBLISHED", "REFERENCES", "REPORT_TABLES",
+           "SLIDES", "TRAINING"]  # fmt: skip
 
-_TEXT, _COUNT, _REAL, _FLAG = pa.string(), pa.int64(), pa.float64(), pa.bool_()
-
-_STUDY = Column("study", _TEXT, "Name of the study.")
-_RUN = (
-    _STUDY,
-    Column("experiment", _TEXT, "Name of the experiment."),
-    Column("fold", _TEXT, "Fold of the experiment's split."),
-)
+_TEXT, _COUNT, _REAL, _FLAG = TEXT, COUNT, REAL, FLAG
+_STUDY, _RUN, _ROLE, _METRIC = STUDY, OF_RUN, ROLE, METRIC
+_IMAGE = Column("image", TEXT, "The image that was predicted: he or sp.")
 _SLIDE = (
-    *_RUN,
-    Column("slide_id", _TEXT, "The slide, as in the sheet."),
-    Column("patient_id", _TEXT, "Its patient, as in the sheet."),
-    Column("platform", _TEXT, "Its platform, as in the sheet."),
-    Column("role", _TEXT, "What the slide is to this fold: train, val or test."),
-    Column("random_weights", _FLAG, "True: the encoder ran with random weights, and the figures say nothing about it."),
-    Column("image", _TEXT, "The image that was predicted: he or sp."),
+    *OF_SLIDE,
+    Column("role", TEXT, "What the slide is to this fold: train, val or test."),
+    Column("random_weights", FLAG, "True: the encoder ran with random weights, and the figures say nothing about it."),
+    _IMAGE,
+)
+_PREDICTED = (
+    *OF_SLIDE,
+    Column(
+        "role", TEXT, "What the slide is to this fold: train, val, test or infer.", "the split does not name the slide"
+    ),
+    RANDOM,
+    _IMAGE,
 )
 
 SLIDES = TableSchema(
-    "slides", 1, "experiment, fold and evaluated slide", ("experiment", "fold", "slide_id"), (*_SLIDE, *SLIDE_FIGURES)
+    "slides", 2, "experiment, fold and evaluated slide", ("experiment", "fold", "slide_id"), (*_SLIDE, *SLIDE_FIGURES)
 )
 
 CLASSES = TableSchema(
     "classes",
-    1,
+    2,
     "experiment, fold, evaluated slide and class (the background is class 0)",
     ("experiment", "fold", "slide_id", "class_id"),
     (*_SLIDE, *CLASS_FIGURES),
 )
 
-_ROLE = Column("role", _TEXT, "Role of the slides that count; val and test are never mixed.")
-_METRIC = Column("metric", _TEXT, "Column of slides.parquet that is summarised.")
-
-EXPERIMENTS = TableSchema(
-    "experiments",
+CONFUSION = TableSchema(
+    "confusion",
     1,
-    "experiment, role, metric and averaging",
-    ("experiment", "role", "metric", "averaging"),
-    (
-        _STUDY,
-        Column("experiment", _TEXT, "Name of the experiment."),
-        _ROLE,
-        _METRIC,
-        Column(
-            "averaging",
-            _TEXT,
-            "slide: mean over slides; patient: mean over patients of their slides' means; pooled: one figure from the "
-            "summed counts of all slides; fold: mean over folds of their slides' means (two folds or more).",
-        ),
-        Column("random_weights", _FLAG, "True: the encoder ran with random weights."),
-        Column(
-            "n",
-            _COUNT,
-            "What was averaged: slides (slide, pooled), patients, folds; those with a value. A slide that several "
-            "folds predicted is one slide, with the mean of its figures (pooled: with the sum of its counts).",
-        ),
-        Column("n_slides", _COUNT, "Slides behind the figure, those with a value."),
-        Column("n_patients", _COUNT, "Patients behind the figure; the interval resamples them."),
-        Column("mean", _REAL, "The average, or the pooled figure.", "no slide has a value"),
-        Column("std", _REAL, "Standard deviation over what was averaged (n - 1).", "n is less than 2, or pooled"),
-        Column(
-            "ci_low",
-            _REAL,
-            "Lower end of the 95 % bootstrap interval: patients resampled with all their slides; percentiles.",
-            "fewer than 2 patients, or averaging over folds",
-        ),
-        Column("ci_high", _REAL, "Upper end.", "as ci_low"),
-    ),
+    "experiment, fold, evaluated slide and pair of a true and a predicted class; none where classes are unknown or not "
+    "predicted",
+    ("experiment", "fold", "slide_id", "true_class_id", "pred_class_id"),
+    (*_SLIDE, *CONFUSION_FIGURES),
+)
+
+BIOLOGY = TableSchema(
+    "biology",
+    1,
+    "experiment, fold, predicted slide and class, and one for all its nuclei",
+    ("experiment", "fold", "slide_id", "scope", "class_name"),
+    (*_PREDICTED, *BIOLOGY_FIGURES),
+    MARKER_FIGURES,
+)
+
+NEIGHBOURS = TableSchema(
+    "neighbours",
+    1,
+    "experiment, fold, predicted slide and ordered pair of classes, and one for all its nuclei",
+    ("experiment", "fold", "slide_id", "scope", "class_name", "to_class_name"),
+    (*_PREDICTED, *NEIGHBOUR_FIGURES),
 )
 
 COMPARISONS = TableSchema(
@@ -323,5 +313,9 @@ PUBLISHED = TableSchema(
 
 #: The report tables by file name, in the order of the report.
 REPORT_TABLES: dict[str, TableSchema] = {
-    table.name: table for table in (SLIDES, CLASSES, EXPERIMENTS, COMPARISONS, TRAINING, COSTS, FAILURES, PUBLISHED)
-}
+    table.name: table
+    for table in (
+        SLIDES, CLASSES, EXPERIMENTS, GROUPS, EXPERIMENT_CLASSES, CONFUSION, CURVES, CALIBRATION, COMPARISONS,
+        PUBLISHED, REFERENCES, BIOLOGY, NEIGHBOURS, TRAINING, COSTS, FAILURES,
+    )
+}  # fmt: skip

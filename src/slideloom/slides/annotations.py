@@ -1,33 +1,56 @@
-"""Annotations in the frame of a grid: which nucleus, and which class, each pixel belongs to."""
+"""Annotations in the frame of a grid: which nucleus, and which class, each pixel belongs to; whole or by windows."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from types import TracebackType
+from typing import Any, Generic, NamedTuple, Self, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from slideloom.config.model import Modality
 from slideloom.errors import SlideError
+from slideloom.slides.annotation_frame import Axis, Taps
+from slideloom.slides.annotation_sources import (
+    UNKNOWN_CLASS,
+    ClassLookup,
+    LabelSource,
+    NucleusSource,
+    Seen,
+    unknown_classes,
+)
 from slideloom.slides.classlist import is_class_table, read_class_rows, settle_classes
 from slideloom.slides.facts import SlideFacts
+from slideloom.slides.geojson_text import is_geojson
 from slideloom.slides.grid import grid_size
-from slideloom.slides.labels import check_shape, read_instances, read_labels
+from slideloom.slides.labels import check_shape, open_label_image, read_instances, source_name
+from slideloom.slides.polygon_source import open_polygons, polygon_image
 from slideloom.slides.sheet import SlideRow
 from slideloom.slides.source import Source, parse_source
 from slideloom.slides.tables import ClassTable
 
-__all__ = ["UNKNOWN_CLASS", "AnnotationMaps", "read_annotations", "read_instances", "slide_annotations"]
+__all__ = [
+    "UNKNOWN_CLASS",
+    "Annotation",
+    "AnnotationMaps",
+    "AnnotationView",
+    "open_annotations",
+    "read_annotations",
+    "read_instances",
+    "slide_annotations",
+]
 
 _LOG = logging.getLogger(__name__)
-#: Class id of pixels inside a nucleus whose class is not known.
-UNKNOWN_CLASS = 255
+_Window = tuple[slice, slice]
+_Value = TypeVar("_Value", bound=np.generic)
 
 
 class AnnotationMaps(NamedTuple):
-    """Annotation of a slide, one value a pixel.
+    """Annotation of a slide, or of a window of it, one value a pixel.
 
     Attributes
     ----------
@@ -39,6 +62,195 @@ class AnnotationMaps(NamedTuple):
 
     instances: NDArray[np.int32]
     class_map: NDArray[np.uint8]
+
+
+class _Table(NamedTuple):
+    """Classes by instance id, and where they stand."""
+
+    where: str
+    member: str
+    settled: dict[int, int]
+    lookup: ClassLookup
+
+
+class Annotation:
+    """Annotation of a slide in the grid frame of one of its images, read window by window; a context manager.
+
+    Windows hold what :func:`slide_annotations` holds there, byte for byte. What only pixels tell (negative values, ids
+    that are too large, classes that the study does not name) is refused when a window that holds it is read. Reading is
+    safe from several threads.
+
+    Attributes
+    ----------
+    slide_id : str
+        The slide.
+    shape : (int, int)
+        Height and width of the slide, grid pixels.
+    has_classes : bool
+        Whether the annotation says anything of classes; otherwise every nucleus has :data:`UNKNOWN_CLASS`.
+    warnings : tuple of str
+        What a person should know, as far as it shows without reading every pixel.
+    """
+
+    def __init__(
+        self,
+        slide_id: str,
+        source: NucleusSource,
+        axes: tuple[Axis, Axis],
+        table: _Table | None,
+        has_classes: bool,
+        warnings: tuple[str, ...],
+    ) -> None:
+        self.slide_id = slide_id
+        self.shape = (axes[0].count, axes[1].count)
+        self.has_classes = has_classes
+        self.warnings = warnings
+        self._source = source
+        self._axes = axes
+        self._table = table
+
+    @property
+    def instances(self) -> AnnotationView[np.int32]:
+        """Instance ids, as an array that is read where it is indexed."""
+        return AnnotationView(self, np.dtype(np.int32))
+
+    @property
+    def class_map(self) -> AnnotationView[np.uint8]:
+        """Class ids, as an array that is read where it is indexed."""
+        return AnnotationView(self, np.dtype(np.uint8))
+
+    def read(self, window: _Window) -> AnnotationMaps:
+        """Read a window.
+
+        Parameters
+        ----------
+        window : (slice, slice)
+            Rows and columns, grid pixels, without a step; cut to the slide as NumPy does.
+
+        Returns
+        -------
+        AnnotationMaps
+            Maps of the window's size, freshly made.
+
+        Raises
+        ------
+        SlideError
+            As :func:`read_annotations`.
+        """
+        with _of_slide(self.slide_id):
+            return self._maps(*self._taps(window), None)
+
+    def read_instances(self, window: _Window) -> NDArray[np.int32]:
+        """Read the instances of a window and leave their classes alone; see :meth:`read`."""
+        with _of_slide(self.slide_id):
+            return self._source.sample(*self._taps(window), with_classes=False)[0]
+
+    def _taps(self, window: _Window) -> tuple[Taps, Taps]:
+        rows, columns = (_bounds(part, axis.count) for part, axis in zip(window, self._axes, strict=True))
+        return self._axes[0].window(*rows), self._axes[1].window(*columns)
+
+    def _whole(self) -> tuple[AnnotationMaps, tuple[str, ...]]:
+        """Everything, and what is worth a warning in it."""
+        seen = Seen()
+        with _of_slide(self.slide_id):
+            maps = self._maps(self._axes[0].whole(), self._axes[1].whole(), seen)
+        return maps, (*self.warnings, *self._remarks(seen))
+
+    def _maps(self, down: Taps, across: Taps, seen: Seen | None) -> AnnotationMaps:
+        instances, class_map = self._source.sample(down, across, seen=seen)
+        if class_map is not None:
+            return AnnotationMaps(instances, class_map)
+        if self._table is None:
+            class_map = unknown_classes(instances)
+        else:
+            if not self._table.settled and (bool(seen.ids) if seen else bool(instances.any())):
+                raise _no_rows(self._table)
+            class_map = self._table.lookup.of(instances)
+        return AnnotationMaps(instances, class_map)
+
+    def _remarks(self, seen: Seen) -> Iterator[str]:
+        if seen.stray_px:
+            yield f"{seen.where}: {seen.stray_px} px carry a class outside of every instance, and are left aside"
+        if self._table is None:
+            return
+        where, settled = self._table.where, self._table.settled
+        if strangers := len(settled.keys() - seen.ids):
+            yield f"{where}: {strangers} of {len(settled)} instance ids are not in the instance map"
+        if without := len(seen.ids - settled.keys()):
+            yield f"{where}: {without} of {len(seen.ids)} instances have no class"
+
+    def close(self) -> None:
+        """Release the files."""
+        self._source.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class AnnotationView(Generic[_Value]):
+    """One map of an annotation as an array of two axes that is read where it is indexed by two slices.
+
+    Parameters
+    ----------
+    annotation : Annotation
+        Open.
+    dtype : numpy.dtype
+        int32: the instances; uint8: the classes.
+    """
+
+    ndim = 2
+
+    def __init__(self, annotation: Annotation, dtype: np.dtype[_Value]) -> None:
+        self.shape = annotation.shape
+        self.dtype = dtype
+        self._annotation = annotation
+
+    def __getitem__(self, window: _Window) -> NDArray[_Value]:
+        one = self._annotation
+        found: Any = one.read_instances(window) if self.dtype == np.int32 else one.read(window).class_map
+        chosen: NDArray[_Value] = found
+        return chosen
+
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[Any]:
+        if copy is False:
+            raise ValueError("an annotation is read from disk, which makes a copy")
+        return np.asarray(self[:, :], dtype)
+
+
+def open_annotations(
+    row: SlideRow,
+    root: Path,
+    facts: SlideFacts,
+    modality: Modality,
+    scale: float,
+    classes: ClassTable,
+) -> Annotation | None:
+    """Open a slide's annotation in the grid frame of one of its images; pixels are read window by window.
+
+    Parameters
+    ----------
+    row, root, facts, modality, scale, classes
+        As for :func:`read_annotations`.
+
+    Returns
+    -------
+    Annotation or None
+        Open, the caller closes it; None for a slide without instances.
+
+    Raises
+    ------
+    SlideError
+        As :func:`read_annotations`, as far as headers and tables tell.
+    """
+    if not row.instances:
+        return None
+    with _of_slide(row.slide_id):
+        return _open(row, parse_source(row.instances, root), root, facts, modality, scale, classes)
 
 
 def slide_annotations(
@@ -73,142 +285,115 @@ def read_annotations(
     -------
     (AnnotationMaps, tuple of str) or None
         Maps of (H, W) grid pixels, and warnings; None for a slide without instances. Values are taken at the centre of
-        each grid pixel. An annotation drawn on the other image is placed by physical size, from a common upper left
-        corner.
+        each grid pixel. A label image drawn on the other image is placed by physical size, from a common upper left
+        corner; one of the size of the grid has its pixels. GeoJSON counts level-0 pixels of the grid's image, unless it
+        is named as in ``nuclei.geojson::he``; its nuclei are 1 to n in the order of the file, later ones over earlier.
 
     Raises
     ------
     SlideError
         ``annotation_shape``: the size of none of the slide's images, or classes of another size than the instances.
         ``unknown_class``: a class that the study does not name. ``annotation_no_rows``: a class table without a row for
-        this slide's instances. And those of :func:`~slideloom.slides.labels.read_labels` and
-        :func:`~slideloom.slides.classlist.read_class_rows`.
+        this slide's instances. ``annotation_classes``: classes beside GeoJSON, which has its own. And those of
+        :func:`~slideloom.slides.labels.read_labels`, :func:`~slideloom.slides.classlist.read_class_rows`,
+        :func:`~slideloom.slides.polygon_source.polygon_image` and
+        :func:`~slideloom.slides.polygon_source.open_polygons`.
     """
-    if not row.instances:
+    opened = open_annotations(row, root, facts, modality, scale, classes)
+    if opened is None:
         return None
+    with opened:
+        maps, warnings = opened._whole()
+    for warning in warnings:
+        _LOG.warning("%s: %s", row.slide_id, warning)
+    return maps, warnings
+
+
+@contextmanager
+def _of_slide(slide_id: str) -> Iterator[None]:
+    """Say of an error which slide it befell."""
     try:
-        return _read(row, row.instances, root, facts, modality, scale, classes)
+        yield
     except SlideError as error:
-        where = f"{row.slide_id}, {error.where or 'annotation'}"
+        where = f"{slide_id}, {error.where or 'annotation'}"
         raise SlideError(error.what, where=where, expected=error.expected, hint=error.hint, code=error.code) from error
 
 
-def _read(
+def _bounds(part: slice, size: int) -> tuple[int, int]:
+    first, stop, step = part.indices(size)
+    if step != 1:
+        raise ValueError(f"a window has no step; {part} has {step}")
+    return first, max(first, stop)
+
+
+def _open(
     row: SlideRow,
-    instances_text: str,
+    instances: Source,
     root: Path,
     facts: SlideFacts,
     modality: Modality,
     scale: float,
     classes: ClassTable,
-) -> tuple[AnnotationMaps, tuple[str, ...]]:
+) -> Annotation:
     image = facts.image(modality)
-    instances = read_instances(parse_source(instances_text, root))
-    drawn_on = next((name for name in (modality, *facts.images) if facts.images[name].shape == instances.shape), None)
-    if drawn_on is None:
-        check_shape((instances.shape[0], instances.shape[1]), {one.shape for one in facts.images.values()})
-    step = scale if drawn_on == modality else scale * image.mpp_um / facts.images[drawn_on or modality].mpp_um
     size = grid_size(*image.shape, scale)
-    at_y, at_x = (_nearest(count, step, extent) for count, extent in zip(size, instances.shape, strict=True))
-    warnings: list[str] = []
-    if not row.classes:
-        placed = _place(instances, at_y, at_x)
-        return AnnotationMaps(placed, _unknown(placed)), ()
-    source = parse_source(row.classes, root)
-    if is_class_table(source):
-        settled = _from_table(source, instances, classes, warnings)
-        placed = _place(instances, at_y, at_x)
-        class_map = _look_up(placed, settled)
-    else:
-        drawn = _from_image(source, instances, classes, warnings)
-        placed, class_map = _place(instances, at_y, at_x), _place(drawn, at_y, at_x)
-    for warning in warnings:
-        _LOG.warning("%s: %s", row.slide_id, warning)
-    return AnnotationMaps(placed, class_map), tuple(warnings)
+    class_source = parse_source(row.classes, root) if row.classes else None
+    if is_geojson(instances):
+        return _open_polygons(row, instances, facts, modality, scale, classes)
+    is_table = class_source is not None and is_class_table(class_source)
+    with ExitStack() as opened:
+        labels = opened.enter_context(open_label_image(instances))
+        step = _step(labels.shape, facts, modality, scale)
+        drawn, table = None, None
+        notes: tuple[str, ...] = ()
+        if class_source is not None and is_table:
+            table, notes = _read_table(class_source, classes)
+        elif class_source is not None:
+            drawn = opened.enter_context(open_label_image(class_source))
+        source = LabelSource(labels, drawn, classes)
+        opened.pop_all()
+    axes = Axis(size[0], step, labels.shape[0]), Axis(size[1], step, labels.shape[1])
+    return Annotation(row.slide_id, source, axes, table, class_source is not None, notes)
 
 
-def _nearest(count: int, step: float, extent: int) -> NDArray[np.int64]:
-    """Annotation index of each grid index; -1 where the annotation has ended."""
-    index = np.floor((np.arange(count) + 0.5) * step).astype(np.int64)
-    # Rounding of the grid's size can put the last centre on the very edge.
-    index[(index == extent) & (np.arange(count) * step < extent)] = extent - 1
-    return np.where(index < extent, index, -1)
-
-
-def _place(values: NDArray[Any], at_y: NDArray[np.int64], at_x: NDArray[np.int64]) -> NDArray[Any]:
-    height, width = values.shape
-    if np.array_equal(at_y, np.arange(height)) and np.array_equal(at_x, np.arange(width)):
-        return values
-    placed = np.zeros((at_y.size, at_x.size), values.dtype)
-    rows, cols = int((at_y >= 0).sum()), int((at_x >= 0).sum())
-    placed[:rows, :cols] = values[np.ix_(at_y[:rows], at_x[:cols])]
-    return placed
-
-
-def _unknown(instances: NDArray[np.int32]) -> NDArray[np.uint8]:
-    return np.where(instances > 0, np.uint8(UNKNOWN_CLASS), np.uint8(0))
-
-
-def _from_table(
-    source: Source, instances: NDArray[np.int32], classes: ClassTable, warnings: list[str]
-) -> dict[int, int]:
-    where = f"{source.path.name}::{source.member}" if source.member else source.path.name
-    rows = read_class_rows(source)
-    if not rows.ids and instances.any():
-        what = f"no row belongs to {source.member!r}" if source.member else "no row names an instance"
-        hint = "The member after '::' must equal a value of the column 'image'" if source.member else ""
-        raise SlideError(what, where=where, hint=hint, code="annotation_no_rows")
-    settled, notes = settle_classes(rows, classes, where)
-    warnings += notes
-    present = set(np.unique(instances[instances > 0]).tolist())
-    strangers = len(settled.keys() - present)
-    if strangers:
-        warnings.append(f"{where}: {strangers} of {len(settled)} instance ids are not in the instance map")
-    without = len(present - settled.keys())
-    if without:
-        warnings.append(f"{where}: {without} of {len(present)} instances have no class")
-    return settled
-
-
-def _look_up(instances: NDArray[np.int32], settled: dict[int, int]) -> NDArray[np.uint8]:
-    class_map = _unknown(instances)
-    inside = np.flatnonzero(instances.reshape(-1) > 0)
-    if not settled or not inside.size:
-        return class_map
-    ids = np.array(sorted(settled), np.int64)
-    numbers = np.array([settled[int(one)] for one in ids], np.uint8)
-    found = instances.reshape(-1)[inside]
-    place = np.minimum(np.searchsorted(ids, found), ids.size - 1)
-    class_map.reshape(-1)[inside] = np.where(ids[place] == found, numbers[place], np.uint8(UNKNOWN_CLASS))
-    return class_map
-
-
-def _from_image(
-    source: Source, instances: NDArray[np.int32], classes: ClassTable, warnings: list[str]
-) -> NDArray[np.uint8]:
-    where = f"{source.path.name}::{source.member}" if source.member else source.path.name
-    drawn = read_labels(source)
-    if drawn.shape != instances.shape:
+def _open_polygons(
+    row: SlideRow, instances: Source, facts: SlideFacts, modality: Modality, scale: float, classes: ClassTable
+) -> Annotation:
+    if row.classes:
         raise SlideError(
-            f"the class image is {drawn.shape[0]} x {drawn.shape[1]} px",
-            where=where,
-            expected=f"{instances.shape[0]} x {instances.shape[1]}, as the instance map",
-            code="annotation_shape",
+            f"classes are given as {row.classes!r} beside GeoJSON",
+            where=instances.path.name,
+            expected="classes in the GeoJSON itself, under 'classification'",
+            hint="Leave the classes empty",
+            code="annotation_classes",
         )
-    unknown = set(np.unique(drawn).tolist()) - {0, UNKNOWN_CLASS, *classes.ids}
-    if unknown:
-        shown = ", ".join(map(str, sorted(unknown)[:10])) + (", …" if len(unknown) > 10 else "")
-        raise SlideError(
-            f"the class image holds {shown}",
-            where=where,
-            expected=f"0, 255 (unknown) or a class id: {', '.join(map(str, classes.ids))}",
-            hint="Give classes as a table, whose words the classes table's aliases can name, or renumber the image",
-            code="unknown_class",
-        )
-    stray = int(np.count_nonzero((drawn != 0) & (instances == 0)))
-    if stray:
-        warnings.append(f"{where}: {stray} px carry a class outside of every instance, and are left aside")
-    without = (drawn == 0) & (instances > 0)
-    class_map = np.where(instances > 0, drawn, 0).astype(np.uint8)
-    class_map[without] = UNKNOWN_CLASS
-    return class_map
+    drawn_on = polygon_image(instances, facts.images, modality)
+    frame, image = facts.image(drawn_on), facts.image(modality)
+    step = scale if drawn_on == modality else scale * image.mpp_um / frame.mpp_um
+    source = open_polygons(instances, frame.shape, classes)
+    size = grid_size(*image.shape, scale)
+    axes = Axis(size[0], step, frame.height_px), Axis(size[1], step, frame.width_px)
+    return Annotation(row.slide_id, source, axes, None, source.has_classes, source.warnings)
+
+
+def _step(shape: tuple[int, int], facts: SlideFacts, modality: Modality, scale: float) -> float:
+    """Annotation pixels per grid pixel, by the image or the grid that a label image has the size of."""
+    image = facts.image(modality)
+    drawn_on = next((name for name in (modality, *facts.images) if facts.images[name].shape == shape), None)
+    if drawn_on is not None:
+        return scale if drawn_on == modality else scale * image.mpp_um / facts.images[drawn_on].mpp_um
+    size = grid_size(*image.shape, scale)
+    check_shape(shape, {*(one.shape for one in facts.images.values()), size})
+    return 1.0
+
+
+def _read_table(source: Source, classes: ClassTable) -> tuple[_Table, tuple[str, ...]]:
+    where = source_name(source)
+    settled, notes = settle_classes(read_class_rows(source), classes, where)
+    return _Table(where, source.member, settled, ClassLookup(settled)), notes
+
+
+def _no_rows(table: _Table) -> SlideError:
+    what = f"no row belongs to {table.member!r}" if table.member else "no row names an instance"
+    hint = "The member after '::' must equal a value of the column 'image'" if table.member else ""
+    return SlideError(what, where=table.where, hint=hint, code="annotation_no_rows")

@@ -15,6 +15,7 @@ from slideloom.errors import Problem, SlideloomError
 from slideloom.slides.delimited import nearest
 from slideloom.slides.encoder_checks import check_encoder
 from slideloom.slides.evidence import Evidence
+from slideloom.slides.external import check_external
 from slideloom.slides.sheet import ROLES, SlideRow, parse_source
 from slideloom.slides.sides import check_stratify, take_sides, torn_groups, written_role
 from slideloom.slides.training_checks import check_training
@@ -178,7 +179,7 @@ def _column_split(evidence: Evidence, name: str, split: SplitConfig, rows: Seque
         if _role(row, split) not in ROLES
     ]
     yield from _shortened(wrong, f"{evidence.sheet}: {split.column}", "more slides have a value that is no role")
-    trained = any(one.split == name and one.pretrained is None for one in evidence.draft.experiments.values())
+    trained = any(one.split == name and one.trains for one in evidence.draft.experiments.values())
     trained = trained or any(one.statistics == name for one in evidence.draft.encoders.values())
     if trained and not any(_role(row, split) == "train" for row in rows):
         yield evidence.at(*path, what=f"no slide has the role train in the sheet's column {split.column!r}")
@@ -203,6 +204,9 @@ def _experiment(evidence: Evidence, name: str, experiment: ExperimentConfig) -> 
     for encoder_name in experiment.encoder:
         yield from evidence.points_nowhere((*path, "encoder"), encoder_name, "encoders")
     yield from evidence.points_nowhere((*path, "split"), experiment.split, "splits")
+    if experiment.labels is not None:
+        yield from check_external(evidence, name, experiment)
+        return
     if "classes" in experiment.heads and not evidence.draft.gives("classes"):
         hint = "Name a table of classes, or leave the head 'classes' out"
         yield evidence.at(*path, "heads", what="the head 'classes' needs the key 'classes'", hint=hint)
@@ -286,7 +290,7 @@ def _inference(evidence: Evidence) -> Iterator[Problem]:
         yield evidence.at(*path, what="stored tiles overlap by their grid, not by overlap_px", hint=hint)
     elif inference.source == "live":
         for name, experiment in draft.experiments.items():
-            encoder = draft.encoders.get(experiment.first_encoder)
+            encoder = draft.encoders.get(experiment.first_encoder) if experiment.encoder else None
             grid = draft.grids.get(encoder.grid) if encoder else None
             if grid and inference.overlap_px >= grid.tile_px:
                 what = f"{inference.overlap_px} px is no less than the tiles of experiment {name!r}, {grid.tile_px} px"
@@ -308,6 +312,8 @@ def _poses(evidence: Evidence, inference: InferenceConfig) -> Iterator[Problem]:
         return
     at = ("inference", "symmetries")
     for name, experiment in evidence.draft.experiments.items():
+        if not experiment.encoder:
+            continue
         first = experiment.first_encoder
         encoder = evidence.draft.encoders.get(first)
         if len(experiment.encoder) > 1:

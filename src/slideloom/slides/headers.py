@@ -10,19 +10,22 @@ from pathlib import Path
 import numpy as np
 
 from slideloom.artefacts.files import write_json
-from slideloom.config.model import Modality
+from slideloom.config.model import GridConfig, Modality
 from slideloom.errors import SlideError
 from slideloom.slides.classlist import is_class_table, read_class_rows
 from slideloom.slides.digests import source_digest
 from slideloom.slides.facts import ImageFacts, SlideFacts, image_source
+from slideloom.slides.geojson_text import is_geojson
+from slideloom.slides.grid import grid_scale, grid_size
 from slideloom.slides.image import SlideImage
 from slideloom.slides.labels import check_shape, label_shape
 from slideloom.slides.open import open_image
+from slideloom.slides.polygon_source import check_polygons
 from slideloom.slides.sheet import SlideRow
 from slideloom.slides.source import Source, parse_source
 from slideloom.slides.tables import Channel, MarkerTable
 
-__all__ = ["read_facts", "write_facts"]
+__all__ = ["look_at_external", "read_facts", "write_facts"]
 
 _SCHEMA = 1
 _RGB = tuple(Channel(name, "") for name in ("red", "green", "blue"))
@@ -95,7 +98,8 @@ def read_facts(row: SlideRow, root: Path, markers: MarkerTable, *, digests: bool
         raise SlideError("the slide has no image", where=row.slide_id, hint=hint, code="no_image")
     if len(images) == 2:
         warnings += _compare_extents(images["he"], images["sp"])
-    annotations = _annotations(row, root, images, warnings, digests)
+    shapes = {facts.shape for facts in images.values()}
+    annotations = _annotations(row, root, images, shapes, warnings, digests=digests)
     return SlideFacts(row.slide_id, images, annotations, tuple(dict.fromkeys(warnings)))
 
 
@@ -221,11 +225,44 @@ def _compare_extents(he: ImageFacts, sp: ImageFacts) -> Iterable[str]:
         )
 
 
+def look_at_external(row: SlideRow, root: Path, facts: SlideFacts, grid: GridConfig) -> None:
+    """Look at the headers of nuclei that another program found.
+
+    Parameters
+    ----------
+    row : SlideRow
+        The slide, with their files in place of its annotation.
+    root : Path
+        Folder that the sheet's paths start from.
+    facts : SlideFacts
+        The slide.
+    grid : GridConfig
+        The grid that they are scored on; label images may have its size, or that of one of the slide's images.
+
+    Raises
+    ------
+    SlideError
+        As of :func:`~slideloom.slides.labels.label_shape`, of GeoJSON whose first feature cannot be read, and
+        ``annotation_shape``.
+    """
+    image = facts.image(grid.image)
+    frame = grid_size(*image.shape, grid_scale(image.mpp_um, grid.mpp_um))
+    shapes = {frame, *(one.shape for one in facts.images.values())}
+    _annotations(row, root, facts.images, shapes, [], default=grid.image)
+
+
 def _annotations(
-    row: SlideRow, root: Path, images: Mapping[str, ImageFacts], warnings: list[str], digests: bool
+    row: SlideRow,
+    root: Path,
+    images: Mapping[str, ImageFacts],
+    shapes: set[tuple[int, int]],
+    warnings: list[str],
+    *,
+    default: Modality | None = None,
+    digests: bool = False,
 ) -> dict[str, str]:
+    """Digests of a slide's annotation, where they are wanted; ``default`` is the image that polygons lie on."""
     found: dict[str, str] = {}
-    shapes = {facts.shape for facts in images.values()}
     for name, text in (("instances", row.instances), ("classes", row.classes)):
         if not text:
             continue
@@ -234,6 +271,8 @@ def _annotations(
             if name == "classes" and is_class_table(source):
                 if not read_class_rows(source).ids:
                     warnings.append(f"classes: no row of {text} names an instance")
+            elif name == "instances" and is_geojson(source):
+                check_polygons(source, images, default)
             else:
                 check_shape(label_shape(source), shapes)
         except SlideError as error:

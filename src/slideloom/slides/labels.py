@@ -2,22 +2,142 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from slideloom.errors import SlideError
-from slideloom.slides.image import Header
+from slideloom.slides.image import Header, RawImage
 from slideloom.slides.open import open_raw
 from slideloom.slides.source import Source
 
-__all__ = ["check_shape", "label_shape", "read_instances", "read_labels"]
+__all__ = [
+    "LabelImage",
+    "check_shape",
+    "label_shape",
+    "open_label_image",
+    "read_instances",
+    "read_labels",
+    "source_name",
+]
 
 _LARGEST = 2**31 - 1
 _HINT = "Give a label image with whole numbers: 0 background, 1, 2, 3, … the nuclei"
 _PICTURES = {"rgb", "rgba", "rgba_premultiplied", "grey_alpha", "cmyk"}
+
+
+class LabelImage:
+    """An open label image, read window by window; a context manager. Reading is safe from several threads.
+
+    Parameters
+    ----------
+    source : Source
+        Where it lies.
+    raw : RawImage
+        The open file; closed with this image.
+
+    Attributes
+    ----------
+    source : Source
+        Where it lies.
+    shape : (int, int)
+        Height and width, px.
+    dtype : numpy.dtype
+        Of the stored values.
+
+    Notes
+    -----
+    Of tiled TIFF and Zarr, only what a window touches is decoded; ``.npy`` and uncompressed TIFF are mapped from disk;
+    PNG, members of ``.npz`` and a TIFF stored as one compressed strip are decoded whole at the first window.
+    """
+
+    def __init__(self, source: Source, raw: RawImage) -> None:
+        level = raw.header.levels[0]
+        self.source = source
+        self.shape = (level.height_px, level.width_px)
+        self.dtype = np.dtype(raw.header.dtype)
+        self._raw = raw
+
+    def read(self, rows: slice, columns: slice) -> NDArray[Any]:
+        """Read a window.
+
+        Parameters
+        ----------
+        rows, columns : slice
+            First pixel and the one behind the last, inside the image, without a step.
+
+        Returns
+        -------
+        (h, w) integer array
+            Values as stored, none negative, none above 2**31 - 1; freshly made.
+
+        Raises
+        ------
+        SlideError
+            ``annotation_unreadable``, ``annotation_negative``, ``annotation_range``: what this window holds.
+        """
+        height, width = rows.stop - rows.start, columns.stop - columns.start
+        if height <= 0 or width <= 0:
+            return np.zeros((max(0, height), max(0, width)), self.dtype)
+        with _as_annotation(self.source):
+            values: NDArray[Any] = self._raw.read(0, rows.start, columns.start, height, width)[0]
+        if self.dtype.kind == "i" and (low := int(values.min())) < 0:
+            what = f"the label image holds negative values, down to {low}"
+            raise _refuse(self.source, what, "annotation_negative")
+        if self.dtype.itemsize >= 4 and (high := int(values.max())) > _LARGEST:
+            raise _refuse(self.source, f"the label image holds {high}, above 2**31 - 1", "annotation_range")
+        # A picture hands out its only copy, not to be written to.
+        return values if values.flags.writeable else values.copy()
+
+    def whole(self) -> NDArray[Any]:
+        """Read everything; see :meth:`read`."""
+        return self.read(slice(0, self.shape[0]), slice(0, self.shape[1]))
+
+    def close(self) -> None:
+        """Release the file."""
+        self._raw.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def open_label_image(source: Source) -> LabelImage:
+    """Open a label image; only its header is read.
+
+    Parameters
+    ----------
+    source : Source
+        A TIFF, PNG, ``.npy``, ``.npz::name``, ``.npz::name[k]`` or ``.zarr::path/of/array``. Of a picture with a colour
+        table, the stored indices are the labels.
+
+    Returns
+    -------
+    LabelImage
+        Open; the caller closes it.
+
+    Raises
+    ------
+    SlideError
+        ``annotation_missing``, ``annotation_unreadable``, ``annotation_rgb`` (a picture, or a stack of masks),
+        ``annotation_float``, ``annotation_boolean``.
+    """
+    with _as_annotation(source):
+        raw = open_raw(source)
+    try:
+        _check(source, raw.header)
+    except BaseException:
+        raw.close()
+        raise
+    return LabelImage(source, raw)
 
 
 def label_shape(source: Source) -> tuple[int, int]:
@@ -36,9 +156,10 @@ def label_shape(source: Source) -> tuple[int, int]:
     Raises
     ------
     SlideError
-        As :func:`read_labels`, as far as the header tells.
+        As :func:`open_label_image`.
     """
-    return _read(source, values=False)[0]
+    with open_label_image(source) as image:
+        return image.shape
 
 
 def read_labels(source: Source) -> NDArray[Any]:
@@ -47,8 +168,7 @@ def read_labels(source: Source) -> NDArray[Any]:
     Parameters
     ----------
     source : Source
-        A TIFF, PNG, ``.npy``, ``.npz::name``, ``.npz::name[k]`` or ``.zarr::path/of/array``. Of a picture with a colour
-        table, the stored indices are the labels.
+        As for :func:`open_label_image`.
 
     Returns
     -------
@@ -58,17 +178,10 @@ def read_labels(source: Source) -> NDArray[Any]:
     Raises
     ------
     SlideError
-        ``annotation_missing``, ``annotation_unreadable``, ``annotation_rgb`` (a picture, or a stack of masks),
-        ``annotation_float``, ``annotation_boolean``, ``annotation_negative``, ``annotation_range``.
+        As :func:`open_label_image`, and ``annotation_negative``, ``annotation_range``.
     """
-    values = _read(source, values=True)[1]
-    if values.size:
-        low, high = int(values.min()), int(values.max())
-        if low < 0:
-            raise _refuse(source, f"the label image holds negative values, down to {low}", "annotation_negative")
-        if high > _LARGEST:
-            raise _refuse(source, f"the label image holds {high}, above 2**31 - 1", "annotation_range")
-    return values
+    with open_label_image(source) as image:
+        return image.whole()
 
 
 def read_instances(source: Source) -> NDArray[np.int32]:
@@ -77,7 +190,7 @@ def read_instances(source: Source) -> NDArray[np.int32]:
     Parameters
     ----------
     source : Source
-        As for :func:`read_labels`.
+        As for :func:`open_label_image`.
 
     Returns
     -------
@@ -92,25 +205,17 @@ def read_instances(source: Source) -> NDArray[np.int32]:
     return read_labels(source).astype(np.int32, copy=False)
 
 
-def _read(source: Source, *, values: bool) -> tuple[tuple[int, int], NDArray[Any]]:
+@contextmanager
+def _as_annotation(source: Source) -> Iterator[None]:
+    """Tell of what a reader refuses as of an annotation."""
     try:
-        raw = open_raw(source)
-        try:
-            header = raw.header
-            height, width = header.levels[0].height_px, header.levels[0].width_px
-            _check(source, header)
-            data = raw.read(0, 0, 0, height, width)[0] if values else np.empty((0, 0), header.dtype)
-        finally:
-            raw.close()
+        yield
     except SlideError as error:
-        if error.code.startswith("annotation_"):
-            raise
         code = "annotation_missing" if error.code == "missing_file" else "annotation_unreadable"
         hint = error.hint if code == "annotation_unreadable" else "Mend the path in the sheet, or leave the cell empty"
         raise SlideError(
-            f"the annotation: {error.what}", where=_where(source), expected=error.expected, hint=hint, code=code
+            f"the annotation: {error.what}", where=source_name(source), expected=error.expected, hint=hint, code=code
         ) from error
-    return (height, width), data
 
 
 def _check(source: Source, header: Header) -> None:
@@ -125,25 +230,34 @@ def _check(source: Source, header: Header) -> None:
 
 
 def _refuse(source: Source, what: str, code: str) -> SlideError:
-    return SlideError(what, where=_where(source), hint=_HINT, code=code)
+    return SlideError(what, where=source_name(source), hint=_HINT, code=code)
 
 
-def _where(source: Source) -> str:
+def source_name(source: Source) -> str:
+    """Name of a source in messages: the file without its folders, and the member."""
     return f"{source.path.name}::{source.member}" if source.member else source.path.name
 
 
 def check_shape(shape: tuple[int, int], shapes: Iterable[tuple[int, int]]) -> None:
     """Refuse an annotation that has the size of none of a slide's images.
 
+    Parameters
+    ----------
+    shape : (int, int)
+        Height and width of the annotation.
+    shapes : iterable of (int, int)
+        Sizes that it may have.
+
     Raises
     ------
     SlideError
         ``annotation_shape``.
     """
-    if shape not in shapes:
+    allowed = set(shapes)
+    if shape not in allowed:
         raise SlideError(
             f"the annotation is {shape[0]} x {shape[1]} px",
-            expected=" or ".join(f"{height} x {width}" for height, width in sorted(shapes)) + ", as the slide's image",
+            expected=" or ".join(f"{height} x {width}" for height, width in sorted(allowed)) + ", as the slide's image",
             hint="Give the annotation at the full resolution of one of the slide's images",
             code="annotation_shape",
         )

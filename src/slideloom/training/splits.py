@@ -19,7 +19,7 @@ from slideloom.config.model import SplitConfig
 from slideloom.slides.sheet import ROLES, SlideRow
 from slideloom.slides.sides import Sides, take_sides
 
-__all__ = ["SPLIT", "make_split", "read_split", "slides_with_role", "write_split"]
+__all__ = ["SPLIT", "make_split", "read_split", "roles_of_fold", "slides_with_role", "write_split"]
 
 _LOG = logging.getLogger(__name__)
 #: Columns of ``splits/{split}.parquet``.
@@ -112,6 +112,25 @@ def read_split(place: Path) -> pd.DataFrame:
     """Read a split: columns ``slide_id``, ``fold`` and ``role``, all text."""
     split: pd.DataFrame = read_table(SPLIT, place).to_pandas()
     return split.astype("str")
+
+
+def roles_of_fold(place: Path, fold: str) -> dict[str, str]:
+    """Role of every slide that plays a part in a fold.
+
+    Parameters
+    ----------
+    place : Path
+        File of :func:`write_split`.
+    fold : str
+        Name of the fold.
+
+    Returns
+    -------
+    dict of str to str
+        By slide.
+    """
+    split = read_split(place).query("fold == @fold")
+    return dict(zip(split["slide_id"], split["role"], strict=True))
 
 
 def slides_with_role(split: pd.DataFrame, fold: str, *roles: str) -> list[str]:

@@ -134,15 +134,15 @@ class Job:
             found.setdefault(read_json(path)["context"], []).append(path)
         return {context: load_job_states(paths) for context, paths in found.items()}
 
-    def source_digests(self) -> dict[str, str]:
-        """Digest of the files that the sheet names for each of the job's slides.
+    def source_digests(self, rows: Mapping[str, SlideRow] | None = None) -> dict[str, str]:
+        """Digest of the files that the sheet, or other rows, name for each of the job's slides.
 
         A file that cannot be read digests as its reason: reading it again when that changes is right, and the error is
         told where the slide is opened.
         """
         found: dict[Path, str] = {}
         digests: dict[str, str] = {}
-        for slide, row in self.rows.items():
+        for slide, row in (self.rows if rows is None else rows).items():
             texts = sorted({text for text in (row.he, row.sp, row.instances, row.classes) if text})
             paths = [parse_source(text, self.root).path for text in texts]
             for path in paths:

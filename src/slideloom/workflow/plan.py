@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
@@ -16,13 +16,11 @@ from typing import Any
 from slideloom import reports
 from slideloom.artefacts.keys import canonical, code_fingerprint, digest_file
 from slideloom.artefacts.paths import Paths
-from slideloom.config.catalogue import complete, find_entry
-from slideloom.config.model import ExperimentConfig
+from slideloom.slides.external import external_sources
 from slideloom.slides.folds import fold_names
-from slideloom.slides.sheet import SlideRow
-from slideloom.slides.sides import take_sides
 from slideloom.slides.source import parse_source
 from slideloom.slides.study import Study
+from slideloom.workflow.slices import Slices, pick
 
 __all__ = ["SLIDE_STAGES", "Plan"]
 
@@ -36,14 +34,14 @@ _COLUMNS: dict[str, tuple[str, ...]] = {
     "bands": ("he", "sp"),
     "maps": ("he", "sp"),
     "instances": (),
+    "imported": (),
+    "biology": (),
     "exports": (),
     "metrics": ("he", "sp", "instances", "classes"),
 }
 SLIDE_STAGES = tuple(_COLUMNS)
 #: Stages that work through the slides of an experiment's fold.
-_OF_RUNS = ("bands", "maps", "instances", "exports", "metrics")
-#: Keys of an encoder that name files. Where a file lies is no part of a result: its content is.
-_FILE_KEYS = ("checkpoint", "marker_embeddings")
+_OF_RUNS = ("bands", "maps", "instances", "imported", "biology", "exports", "metrics")
 
 
 class Plan:
@@ -61,6 +59,7 @@ class Plan:
         self.study = study
         self.config = study.config
         self.paths: Paths = study.paths
+        self.slices = Slices(study)
         self._scripts = scripts
         self._rows = {row.slide_id: row for row in study.rows}
 
@@ -136,12 +135,7 @@ class Plan:
         config = self.config.experiments[experiment]
         if stage == "train":
             return () if config.pretrained or config.training.input == "live" else config.encoder
-        return config.encoder[1:] if self.predicted_live(experiment) else config.encoder
-
-    def predicted_live(self, experiment: str) -> bool:
-        """Whether tiles are encoded as they are predicted: the config says so, or the encoder was trained, too."""
-        training = self.config.experiments[experiment].training
-        return self.config.inference.source == "live" or training.unfreeze_epoch is not None
+        return config.encoder[1:] if self.slices.predicted_live(experiment) else config.encoder
 
     def embedded_encoders(self) -> list[str]:
         """Encoders whose tokens are stored."""
@@ -151,8 +145,8 @@ class Plan:
         )
 
     def used_grids(self) -> list[str]:
-        """Grids that some used encoder reads."""
-        return sorted({self.config.encoders[name].grid for name in self.used_encoders()})
+        """Grids that some used encoder reads, or labels of another program lie on."""
+        return sorted({*(self.config.encoders[name].grid for name in self.used_encoders()), *self.target_grids()})
 
     def target_grids(self) -> list[str]:
         """Grids whose tiles some experiment is trained or scored on."""
@@ -180,12 +174,20 @@ class Plan:
         for name in self.embedded_encoders():
             records += self.records("embeddings", name)
         for experiment, fold in self.runs():
-            records.append(str(self.paths.job_record("train", experiment, fold)))
-            for stage in ("maps", "instances", "metrics", *(["exports"] if self.exports else [])):
+            stages = ["instances", "biology", "metrics", *(["exports"] if self.exports else [])]
+            if experiment not in self.external:
+                records.append(str(self.paths.job_record("train", experiment, fold)))
+                stages.append("maps")
+                for band in self.bands:
+                    records += self.records("bands", experiment, fold, band)
+            for stage in stages:
                 records += self.records(stage, experiment, fold)
-            for band in self.bands:
-                records += self.records("bands", experiment, fold, band)
         return records
+
+    @cached_property
+    def external(self) -> tuple[str, ...]:
+        """Experiments whose nuclei another program found."""
+        return tuple(name for name, one in self.config.experiments.items() if one.labels is not None)
 
     @property
     def bands(self) -> list[str]:
@@ -211,19 +213,14 @@ class Plan:
         paths = {parse_source(text, self.study.data_root).path for text in texts}
         return sorted(str(path) for path in paths if path.exists())
 
-    def weight_files(self, encoders: Iterable[str]) -> list[str]:
-        """Files that encoders are made from: their weights, and embeddings of markers."""
-        files = {path for name in encoders for path in self._files(name).values()}
-        return sorted(files)
-
-    def pretrained(self, experiment: str) -> list[str]:
-        """The published checkpoint of an experiment that is not trained."""
-        path = self.config.experiments[experiment].pretrained
-        return [str(path)] if path else []
-
-    def _files(self, encoder: str) -> dict[str, str]:
-        config = self.config.encoders[encoder]
-        return {key: str(path) for key in _FILE_KEYS if (path := getattr(config, key)) is not None}
+    def external_files(self, experiment: str, job: str) -> list[str]:
+        """Files of another program for the slides of a job, those that exist."""
+        paths = {
+            source.path
+            for slide in self.job_slides("imported", (experiment,), job)
+            for source in external_sources(self._rows[slide], *self.slices.labels(experiment), self.study.data_root)
+        }
+        return sorted(str(path) for path in paths if path.exists())
 
     # ---- what a rule is keyed by ----------------------------------------------------------------------------------
 
@@ -240,147 +237,22 @@ class Plan:
             Name of the job; empty for stages that are not worked slide by slide.
         """
         body: dict[str, Any] = {"stage": stage, "context": "/".join(context), "code": self._code(stage)}
-        body["config"] = self._slices[stage](*context)
-        if files := self._named_files(stage, context):
+        body["config"] = self.slices.of(stage, *context)
+        if files := self.slices.files(stage, context):
             body["files"] = files
         if stage == "report_html":
             templates = sorted((Path(reports.__file__).parent / "template").glob("*.j2"))
             body["template"] = [digest_file(path) for path in templates]
         if stage in _COLUMNS:
             slides = self.job_slides(stage, context, job)
-            body["items"] = {slide: _pick(self._rows[slide], _COLUMNS[stage]) for slide in slides}
-        if stage == "patches":
+            body["items"] = {slide: pick(self._rows[slide], _COLUMNS[stage]) for slide in slides}
+        if stage in ("patches", "biology"):
             body["edited"] = {slide: digest for slide in body["items"] if (digest := self._edited_tissue(slide))}
         return canonical(body)
 
     @cache  # noqa: B019
     def _code(self, stage: str) -> str:
         return code_fingerprint([self._scripts / f"{stage}.py"])
-
-    @property
-    def _slices(self) -> dict[str, Callable[..., dict[str, Any]]]:
-        return {
-            "facts": lambda: {"markers": self.study.markers.as_dict()},
-            "tissue": lambda: {"tissue": self.config.tissue},
-            "patches": lambda grid: {"grid": self.config.grids[grid]},
-            "targets": lambda grid: {"classes": self._classes()},
-            "splits": self._split_slice,
-            "statistics": self._statistics_slice,
-            "embeddings": lambda encoder: self._encoder(encoder),
-            "train": self._train_slice,
-            "train_live": self._train_slice,
-            "pretrained": self._pretrained_slice,
-            "bands": lambda experiment, fold, band: {
-                **self._maps_slice(experiment, fold),
-                "bands": self.config.jobs.bands,
-            },
-            "maps": self._maps_slice,
-            "instances": lambda experiment, fold: {
-                "instances": self.config.instances,
-                "image": self.study.images_of(experiment)[0],
-                "grid": self.study.grid_of(experiment),
-                "classes": self._classes(),
-            },
-            "exports": lambda experiment, fold: {
-                "exports": self.config.exports,
-                "image": self.study.images_of(experiment)[0],
-                "classes": self._classes(colours=True),
-            },
-            "metrics": lambda experiment, fold: {
-                "evaluation": self.config.evaluation,
-                "image": self.study.images_of(experiment)[0],
-                "grid": self.study.grid_of(experiment),
-                "split": self.config.experiments[experiment].split,
-                "classes": self._classes(),
-            },
-            "reports": self._report_slice,
-            "report_html": self._report_slice,
-        }
-
-    def _classes(self, *, colours: bool = False) -> dict[str, Any]:
-        table = self.study.classes.as_dict()
-        return table if colours else {**table, "colours": {key: [0, 0, 0] for key in table["colours"]}}
-
-    def _named_files(self, stage: str, context: Sequence[str]) -> dict[str, Any]:
-        """Files that a stage opens, by encoder and key; they stand beside the config, not in it."""
-        if stage == "embeddings":
-            encoders: tuple[str, ...] = (context[0],)
-        elif stage in ("train_live", "pretrained", "bands", "maps"):
-            encoders = self.config.experiments[context[0]].encoder
-        else:
-            return {}
-        files: dict[str, Any] = {name: found for name in encoders if (found := self._files(name))}
-        if stage == "pretrained" and (path := self.pretrained(context[0])):
-            files["pretrained"] = path[0]
-        return files
-
-    def _encoder(self, name: str) -> dict[str, Any]:
-        """All of an encoder's config that its tokens depend on, its files apart."""
-        config = complete(self.config.encoders[name])
-        body: dict[str, Any] = {"encoder": config.model_dump(mode="json", exclude=set(_FILE_KEYS))}
-        entry = find_entry(config.model)
-        if entry is not None and entry.embedding:
-            body["uniprot"] = {one.marker: one.uniprot for one in self.study.markers.channels if one.uniprot}
-        return body
-
-    def _encoders(self, experiment: str) -> list[dict[str, Any]]:
-        return [{"name": name, **self._encoder(name)} for name in self.config.experiments[experiment].encoder]
-
-    def _split_slice(self, split: str) -> dict[str, Any]:
-        columns = ("slide_id", "patient_id", "platform", "split", "instances")
-        config = self.config.splits[split]
-        read = [config.column, *([config.stratify] if config.stratify else [])]
-        rows = [_pick(row, columns) | {"extra": _extra(row, read)} for row in self.study.rows]
-        return {"split": config, "rows": sorted(rows, key=lambda row: str(row["slide_id"]))}
-
-    def _statistics_slice(self, encoder: str) -> dict[str, Any]:
-        config = complete(self.config.encoders[encoder])
-        body = config.model_dump(mode="json", include={"markers", "normalisation", "grid"})
-        return {**body, "split": config.statistics}
-
-    @cache  # noqa: B019
-    def _sides(self, split: str) -> dict[str, dict[str, str]]:
-        """Roles of the slides by fold."""
-        return take_sides(self.study.rows, self.config.splits[split]).folds
-
-    def _train_slice(self, experiment: str, fold: str) -> dict[str, Any]:
-        config: ExperimentConfig = self.config.experiments[experiment]
-        body: dict[str, Any] = {}
-        if config.sampling.gamma > 0 and "group" in config.sampling.by:
-            roles, column = self._sides(config.split).get(fold, {}), config.sampling.column
-            training = [row for row in self.study.rows if roles.get(row.slide_id) == "train"]
-            body["groups"] = {row.slide_id: row.column(column) or "" for row in training}
-        return body | {
-            "experiment": config.model_dump(mode="json", exclude={"encoder", "split", "pretrained"}),
-            "encoders": self._encoders(experiment),
-            "grid": self.config.grids[self.study.grid_of(experiment)],
-            "split": config.split,
-            "classes": self._classes(),
-        }
-
-    def _pretrained_slice(self, experiment: str, fold: str) -> dict[str, Any]:
-        """What is not trained has no optimiser, no loss and no split."""
-        slice_ = self._train_slice(experiment, fold)
-        return {name: slice_[name] for name in ("encoders", "grid", "classes")} | {
-            "heads": slice_["experiment"]["heads"]
-        }
-
-    def _maps_slice(self, experiment: str, fold: str) -> dict[str, Any]:
-        live = self.predicted_live(experiment)
-        body: dict[str, Any] = {"inference": self.config.inference, "encoders": self._encoders(experiment)}
-        body["split"] = self.config.experiments[experiment].split
-        return body | ({"grid": self.config.grids[self.study.grid_of(experiment)]} if live else {})
-
-    def _report_slice(self) -> dict[str, Any]:
-        columns = ("slide_id", "patient_id", "platform", "he", "sp", "instances", "classes")
-        study = self.config.model_dump(mode="json", exclude={"results", "data_root", "jobs"})
-        for table in ("slides", "markers", "classes"):  # a study that was moved is the same study
-            study[table] = Path(study[table]).name if study[table] else None
-        return {
-            "study": study,
-            "classes": self._classes(colours=True),
-            "rows": [_pick(row, columns) for row in self.study.rows],
-        }
 
     def _edited_tissue(self, slide: str) -> str:
         """Digest of a tissue outline that a person has edited or brought; empty while it is as it was made."""
@@ -390,11 +262,3 @@ class Plan:
         made = outline.with_suffix(".made")
         digest = digest_file(outline)
         return "" if made.is_file() and digest == made.read_text(encoding="utf-8").strip() else digest
-
-
-def _pick(row: SlideRow, columns: Iterable[str]) -> dict[str, Any]:
-    return {column: value for column in columns if (value := getattr(row, column)) is not None}
-
-
-def _extra(row: SlideRow, columns: Iterable[str]) -> dict[str, str]:
-    return {column: row.extra[column] for column in columns if column in row.extra}

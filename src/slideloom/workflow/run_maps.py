@@ -26,7 +26,7 @@ from slideloom.patches.statistics import ChannelStatistics
 from slideloom.patches.store import PatchStore
 from slideloom.slides.facts import load_facts
 from slideloom.training.checkpoint import load_decoder, load_tuned_encoder
-from slideloom.training.splits import read_split
+from slideloom.training.splits import roles_of_fold
 from slideloom.workflow.job import Job
 
 __all__ = ["run_maps"]
@@ -39,8 +39,7 @@ def run_maps(job: Job) -> None:
     """
     fold = job.wildcards["fold"]
     inference = InferenceConfig(**job.config["inference"])
-    split = read_split(job.paths.split(job.config["split"])).query("fold == @fold")
-    roles = dict(zip(split["slide_id"], split["role"], strict=True))
+    roles = roles_of_fold(job.paths.split(job.config["split"]), fold)
     trained = job.states("model")[fold]
     slides = _Slides(job, inference, trained.digest) if trained.status == "ok" else None
 

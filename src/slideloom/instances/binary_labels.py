@@ -15,10 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slideloom.errors import SlideError
-from slideloom.metrics.panoptic import ratio
 
-__all__ = ["LabelPieces", "instances_or_refuse", "label_pieces", "looks_binary"]
+__all__ = ["LARGEST_NUCLEUS_UM2", "LabelPieces", "instances_or_refuse", "label_pieces", "looks_binary"]
 
+#: A single object above this is no nucleus: a disc of 113 µm across.
+LARGEST_NUCLEUS_UM2 = 10_000.0
 #: An id whose largest piece holds less than this share of it is scattered. Rasterised outlines and nuclei that another
 #: one crosses leave crumbs; they do not leave a tenth.
 _WHOLE = 0.9
@@ -40,17 +41,20 @@ class LabelPieces:
         Pixels that are not 0.
     scattered_pixels : int
         Those of ids whose largest piece holds less than nine tenths of them.
+    n_whole : int
+        Ids that are one piece.
     """
 
     n_ids: int
     n_pieces: int
     pixels: int
     scattered_pixels: int
+    n_whole: int
 
     @property
     def scattered_share(self) -> float | None:
         """Share of the labelled pixels that lies in scattered ids; ``None`` without labelled pixels."""
-        return ratio(self.scattered_pixels, self.pixels)
+        return self.scattered_pixels / self.pixels if self.pixels else None
 
     def binary_because(self, largest_px: float | None = None) -> str | None:
         """Why the image cannot be one of instances.
@@ -190,7 +194,8 @@ class _Ids:
     def summary(self) -> LabelPieces:
         _, pieces, pixels, largest = self._sum()
         scattered = largest < _WHOLE * pixels
-        return LabelPieces(pieces.size, int(pieces.sum()), int(pixels.sum()), int(pixels[scattered].sum()))
+        n_whole = int((pieces == 1).sum())
+        return LabelPieces(pieces.size, int(pieces.sum()), int(pixels.sum()), int(pixels[scattered].sum()), n_whole)
 
     def _sum(self) -> NDArray[np.int64]:
         every = np.concatenate([np.empty((4, 0), np.int64), *self._parts], axis=1)
