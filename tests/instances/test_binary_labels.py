@@ -166,3 +166,13 @@ def test_arrays_on_disk_and_what_is_refused(tmp_path: Path) -> None:
         label_pieces(labels[None])
     with pytest.raises(ValueError, match="whole numbers, not float64"):
         label_pieces(labels.astype(float))
+
+
+def test_a_nucleus_torn_in_two_is_no_class_map() -> None:
+    labels = np.zeros((40, 60), np.int32)
+    labels[2:20, 2:20], labels[2:20, 30:48] = 1, 1  # a slip: one nucleus drawn in two pieces, most of the area
+    labels[25:30, 5:12], labels[25:30, 30:37] = 2, 3
+    assert not looks_binary(labels)
+    labels[25:30, 50:57] = 2
+    labels[32:37, 5:12] = 3
+    assert looks_binary(labels), "three ids in six pieces: classes"

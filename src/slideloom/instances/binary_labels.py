@@ -74,7 +74,8 @@ class LabelPieces:
             if largest_px is not None and self.n_pieces == 1 and self.pixels <= largest_px:
                 return None
             return f"the label image holds one id, in {self.n_pieces} separate piece{'s' * (self.n_pieces > 1)}"
-        if 2 * self.scattered_pixels > self.pixels:
+        # A nucleus torn in two is a slip of the annotator; of a class map every id lies in many pieces.
+        if 2 * self.scattered_pixels > self.pixels and self.n_pieces >= 2 * self.n_ids:
             return (
                 f"the label image holds {self.n_ids} ids in {self.n_pieces} separate pieces; "
                 f"{self.scattered_pixels / self.pixels:.0%} of its labelled area belongs to ids that lie in several"
@@ -161,7 +162,8 @@ def instances_or_refuse(labels: Any, *, where: str, largest_px: float | None = N
     Raises
     ------
     SlideError
-        ``binary_labels``: it holds one id, or most of its area belongs to ids that lie in several pieces.
+        ``binary_labels``: it holds one id, or most of its area belongs to ids that lie in several pieces, and there
+            are at least twice as many pieces as ids.
     """
     found = label_pieces(labels)
     because = found.binary_because(largest_px)
