@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from slideloom.artefacts.files import read_json, write_json
-from slideloom.artefacts.keys import canonical, digest_text, digest_tree
+from slideloom.artefacts.keys import canonical, digest_text, digest_tree, tree_size
 from slideloom.artefacts.paths import Paths
 from slideloom.errors import SlideError, SlideloomError
 
@@ -250,6 +250,7 @@ class Stage:
             state = self._failed(item, outcome)
         body: dict[str, Any] = {"schema": SCHEMA_VERSION, "key": self.key(item), "state": state.as_dict()}
         body["outputs"] = [path.relative_to(self.paths.root).as_posix() for path in outputs]
+        body["sizes"] = [tree_size(path) for path in outputs if path.exists()]
         write_json(self._record(item), body)
         return state
 

@@ -23,6 +23,7 @@ from slideloom.artefacts.stage import ItemState, Outcome, Stage, load_job_states
 from slideloom.config.model import EncoderConfig
 from slideloom.slides.sheet import SlideRow
 from slideloom.slides.source import parse_source
+from slideloom.workflow.notes import write_note
 
 __all__ = ["Job"]
 
@@ -84,11 +85,17 @@ class Job:
 
     @classmethod
     def start(cls, snakemake: Any) -> Job:
-        """Read the ``snakemake`` object of a script and send the log where the rule says."""
+        """Read the ``snakemake`` object of a script, send the log where the rule says and note what was asked for."""
         threads = int(snakemake.threads)
         os.environ["OMP_NUM_THREADS"] = str(threads)
         _log_to(Path(snakemake.log[0]))
         spec = json.loads(snakemake.params.spec)
+        paths, record = Paths(Path(snakemake.config["results"])), Path(snakemake.output[0])
+        # Snakemake removed the outputs before the script began, so no note stands beside an older job's record.
+        inputs = {name: _as_paths(value) for name, value in snakemake.input.items()}
+        script = Path(getattr(snakemake, "scriptdir", "")) / f"{spec['stage']}.py"
+        read = [path for named in inputs.values() for path in named] or [Path(path) for path in snakemake.input]
+        write_note(paths, record, snakemake.params.spec, script, read)
         return cls(
             stage=spec["stage"],
             context=spec["context"],
@@ -99,11 +106,11 @@ class Job:
                 for slide, columns in spec.get("items", {}).items()
             },
             edited=spec.get("edited", {}),
-            paths=Paths(Path(snakemake.config["results"])),
+            paths=paths,
             root=Path(snakemake.config["data_root"]),
             wildcards=dict(snakemake.wildcards.items()),
-            inputs={name: _as_paths(value) for name, value in snakemake.input.items()},
-            record=Path(snakemake.output[0]),
+            inputs=inputs,
+            record=record,
             threads=threads,
             files=spec.get("files", {}),
         )
