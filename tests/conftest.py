@@ -6,8 +6,12 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+# What a busy machine takes for an example says nothing about the code.
+settings.register_profile("slideloom", deadline=None)
+settings.load_profile("slideloom")
 
 
 @pytest.fixture(scope="session")

@@ -164,7 +164,7 @@ def test_many_experiments_take_seconds() -> None:
         for e in range(27)
         for s in range(35)
     ]
-    start = time.perf_counter()
+    start = time.process_time()  # of the processor: other work on the machine is not the question
     lines = compare_experiments(rows)
     assert len(lines) == 351 * len(COMPARED)
-    assert time.perf_counter() - start < 40
+    assert time.process_time() - start < 40

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import pandas as pd
 import pytest
 import tifffile
 import yaml
+
+from slideloom.reports.figures import FIGURES
 
 from .conftest import Workspace, run_once
 
@@ -128,6 +131,19 @@ def test_the_page_names_their_origin_and_nothing_is_left_to_do(others: Workspace
     page = (others.results / "reports" / "report.html").read_text()
     assert "another program" in page
     assert others.would_run() == {}
+
+
+def test_snakemakes_own_report_carries_the_figures(others: Workspace, tmp_path: Path) -> None:
+    place = tmp_path / "report.zip"
+    others.run("--report", str(place))
+    with zipfile.ZipFile(place) as packed:
+        names = {Path(name).name for name in packed.namelist()}
+        page = next(name for name in packed.namelist() if name.endswith("report/report.html"))
+        text = packed.read(page).decode()
+    assert {"report.html", *(f"{name}.svg" for name in FIGURES)} <= names
+    for figure in FIGURES.values():
+        assert figure.title in text, "the figure is named in the report"
+        assert figure.category in text
 
 
 def test_a_changed_file_is_scored_anew_and_nothing_else(others: Workspace) -> None:
