@@ -21,7 +21,7 @@ __all__ = ["canonical", "code_fingerprint", "code_parts", "digest_file", "digest
 _BLOCK = 1 << 22
 _PACKAGE = Path(__file__).resolve().parents[1]
 #: Modules whose text never changes what a stage computes.
-_NEUTRAL = {"slideloom._version"}
+_NEUTRAL = {"slideloom._version", "slideloom.artefacts.provenance"}
 
 
 def canonical(value: Any) -> str:

@@ -19,6 +19,7 @@ from typing import Any
 from slideloom.artefacts.files import read_json, write_json
 from slideloom.artefacts.keys import canonical, digest_text, digest_tree
 from slideloom.artefacts.paths import Paths
+from slideloom.artefacts.provenance import made_here, seeds_of
 from slideloom.artefacts.stage import ItemState, Outcome, Stage, load_job_states
 from slideloom.config.model import EncoderConfig
 from slideloom.slides.sheet import SlideRow
@@ -224,6 +225,7 @@ class Job:
             requires=requires,
             shared=shared,
             per_item={item: rows.get(item, "") + extra.get(item, "") for item in rows.keys() | extra.keys()},
+            seeds=seeds_of(self.config),
         )
 
     @contextmanager
@@ -231,8 +233,8 @@ class Job:
         """Write the job's account when the block is through."""
         self._account_place.unlink(missing_ok=True)
         yield
+        write_json(self._account_place, {**self.spent, "made": made_here()})
         if self.spent:
-            write_json(self._account_place, self.spent)
             _LOG.info("account: %s", ", ".join(f"{name} {value:.1f}" for name, value in sorted(self.spent.items())))
 
     def account(self, spent: Mapping[str, float]) -> None:
@@ -243,7 +245,7 @@ class Job:
 
     @property
     def _account_place(self) -> Path:
-        return self.paths.account(self.stage, self.context, self.record.stem)
+        return self.paths.account_of(self.record)
 
 
 def _digest_or_reason(path: Path) -> str:
