@@ -18,7 +18,7 @@ from filelock import FileLock
 REPOSITORY = Path(__file__).resolve().parents[2]
 RULES = [
     "facts", "tissue", "patches", "targets", "splits", "statistics", "embeddings", "train", "maps", "instances",
-    "imported", "biology", "metrics", "reports", "report_html", "report_figures",
+    "biology", "metrics", "reports", "report_html", "report_figures",
 ]  # fmt: skip
 
 
@@ -72,7 +72,7 @@ class Workspace:
         counts = {}
         for line in screen.splitlines():
             words = line.split()
-            if len(words) == 2 and words[0] in (*RULES, "train_live", "bands", "exports") and words[1].isdigit():
+            if len(words) == 2 and words[0] in (*RULES, "train_live", "bands", "exports", "imported") and words[1].isdigit():
                 counts[words[0]] = int(words[1])
         assert counts or "Nothing to be done" in screen
         return counts
