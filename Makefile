@@ -1,4 +1,5 @@
-# make demo | study | test | readers | check | bench: each sets up what it needs in .venv from Python 3.11 and make alone.
+# make demo | study | test | test-slurm | soak | readers | check | bench: each sets up what it needs in .venv,
+# from Python 3.11 and make alone.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
@@ -8,10 +9,11 @@ READERS_VENV := .venv-readers
 READERS_STAMP := $(READERS_VENV)/.installed
 DEMO := demo
 TEST_JOBS ?= 2
+KILLS ?= 20
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo study test readers check bench clean schemas
+.PHONY: demo study test test-slurm soak readers check bench clean schemas
 
 $(RUN_STAMP): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Slideloom needs Python 3.11 or newer; set PYTHON=/path/to/python3.11")'
@@ -47,6 +49,16 @@ readers: $(READERS_STAMP)
 
 test: $(DEV_STAMP) $(READERS_STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadscope
+
+# A small study through `snakemake --profile slurm`, on a Slurm of one machine that is installed (Debian's packages) and
+# started for it. It needs root, and skips, saying why, where it may not.
+test-slurm: $(DEV_STAMP)
+	SLIDELOOM_SLURM=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/slurm --durations 3
+
+# A small study killed at a random moment (Snakemake, a job, everything) and started again, so many times, each in a run of
+# its own: minutes a kill. The seeds are printed; SLIDELOOM_SEED sets the first.
+soak: $(DEV_STAMP)
+	SLIDELOOM_SOAK=$(KILLS) OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/workflow/test_kills.py -s --durations 3
 
 # The linter reads the demo's config, and that names the cohort's files.
 $(DEMO)/cohort/slides.tsv: | $(RUN_STAMP)

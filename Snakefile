@@ -1,8 +1,15 @@
 """Slideloom: whole slides to nuclei and tables. See README.md; rules lie in workflow/rules, science in config."""
 
+import os
+
 from snakemake.utils import min_version
 
 min_version("9.0")
+
+
+# Where jobs run in a container (--sdm apptainer): the image's path, see envs/README.md.
+container: os.environ.get("SLIDELOOM_CONTAINER")
+
 
 if not workflow.configfiles:
 

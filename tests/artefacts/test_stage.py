@@ -142,7 +142,8 @@ def test_an_unforeseen_error_ends_one_item_and_is_tried_again(bench: Bench, capl
 def test_records_hold_no_times(bench: Bench) -> None:
     bench.run()
     body = read_json(bench.paths.record("text", "", "a"))
-    assert set(body) == {"schema", "key", "state", "outputs"}
+    assert set(body) == {"schema", "key", "state", "outputs", "sizes", "made"}
+    assert set(body["made"]) == {"host", "device", "versions"}
     assert body["outputs"] == ["a.txt"]
 
 

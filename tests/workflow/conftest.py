@@ -27,6 +27,7 @@ class Workspace:
     """A folder with a config, from which Snakemake is run as a user would."""
 
     folder: Path
+    repository: Path = REPOSITORY
 
     @property
     def results(self) -> Path:
@@ -50,8 +51,8 @@ class Workspace:
 
     def run(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run ``snakemake --profile profiles/local`` on the config."""
-        command = [sys.executable, "-m", "snakemake", "--snakefile", str(REPOSITORY / "Snakefile")]
-        command += ["--profile", str(REPOSITORY / "profiles" / "local"), "--configfile", str(self.config_path)]
+        command = [sys.executable, "-m", "snakemake", "--snakefile", str(self.repository / "Snakefile")]
+        command += ["--profile", str(self.repository / "profiles" / "local"), "--configfile", str(self.config_path)]
         done = subprocess.run(
             [*command, *arguments],
             cwd=self.folder,

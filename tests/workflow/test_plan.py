@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 
+from slideloom.artefacts.keys import code_fingerprint
 from slideloom.slides.sides import take_sides
 from slideloom.slides.study import study_from_mapping
+from slideloom.workflow.fingerprints import stage_fingerprints
 from slideloom.workflow.plan import Plan
 from slideloom.workflow.upkeep import forget_broken_records
 
@@ -199,14 +201,16 @@ def test_where_a_file_lies_is_no_part_of_the_config_that_keys_are_made_of(mappin
     specs = []
     for place in ("vit.safetensors", "moved/vit.safetensors"):
         mapping["encoders"]["vit"]["checkpoint"] = place
-        specs.append([json.loads(_plan(mapping).spec(*one)) for one in _READS_THE_ENCODER])
+        plan = _plan(mapping)
+        job = next(iter(plan.jobs))
+        specs.append([json.loads(plan.spec(*one, job)) for one in _READS_THE_ENCODER])
     for before, after in zip(*specs, strict=True):
         assert before["config"] == after["config"]
         assert before["files"] == {"vit": {"checkpoint": "vit.safetensors"}}
         assert after["files"] == {"vit": {"checkpoint": "moved/vit.safetensors"}}, "the job runs, and keeps its items"
 
 
-_READS_THE_ENCODER = (("embeddings", ("vit",), "4-0"), ("maps", ("he", "0"), "4-0"))
+_READS_THE_ENCODER = (("embeddings", ("vit",)), ("maps", ("he", "0")))
 
 
 def test_training_names_the_encoders_files_only_when_it_encodes(mapping: dict[str, Any]) -> None:
@@ -264,7 +268,8 @@ def test_a_published_model_on_the_fly_stores_no_tokens(mapping: dict[str, Any]) 
 def test_exchanged_values_are_told_apart(mapping: dict[str, Any]) -> None:
     one = copy.deepcopy(mapping) | {"instances": {"nucleus_threshold": 0.6, "energy_threshold": 0.4}}
     other = copy.deepcopy(mapping) | {"instances": {"nucleus_threshold": 0.4, "energy_threshold": 0.6}}
-    assert _plan(one).spec("instances", ("sp", "0"), "4-0") != _plan(other).spec("instances", ("sp", "0"), "4-0")
+    job = next(iter(_plan(one).jobs))
+    assert _plan(one).spec("instances", ("sp", "0"), job) != _plan(other).spec("instances", ("sp", "0"), job)
 
 
 def test_a_colour_repaints_and_computes_nothing(mapping: dict[str, Any]) -> None:
@@ -275,11 +280,11 @@ def test_a_colour_repaints_and_computes_nothing(mapping: dict[str, Any]) -> None
     assert _changed(mapping, paint) == REPORT
 
 
-def test_a_new_slide_joins_one_job_and_moves_no_other(mapping: dict[str, Any], tmp_path: Path) -> None:
+def test_a_new_slide_changes_one_job_and_moves_no_other(mapping: dict[str, Any], tmp_path: Path) -> None:
     before = _plan(mapping).jobs
     _write_sheet(tmp_path, N_SLIDES + 1)
     after = _plan(mapping).jobs
-    assert sum(before[job] != after[job] for job in before) == 1
+    assert sum(before[job] != after.get(job) for job in before) == 1
     assert sorted(slide for job in after.values() for slide in job) == sorted(f"s{k}" for k in range(N_SLIDES + 1))
 
 
@@ -292,6 +297,46 @@ def test_an_unused_encoder_costs_nothing(mapping: dict[str, Any]) -> None:
 
 def test_specs_hold_no_place_of_this_machine(mapping: dict[str, Any], tmp_path: Path) -> None:
     assert str(tmp_path) not in json.dumps(_specs(_plan(mapping)))
+
+
+def test_fingerprints_are_remembered_until_a_byte_of_the_code_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scripts, results = tmp_path / "scripts", tmp_path / "results"
+    scripts.mkdir()
+    script = scripts / "facts.py"
+    script.write_text("from slideloom.artefacts.paths import Paths\n")
+    first = stage_fingerprints(scripts, results)
+    assert first == {"facts": code_fingerprint([script])}
+    assert not results.exists(), "the dry run of a new study leaves nothing behind"
+    results.mkdir()
+    assert stage_fingerprints(scripts, results) == first
+    with monkeypatch.context() as patch:
+        patch.setattr("slideloom.workflow.fingerprints.code_fingerprint", pytest.fail)
+        assert stage_fingerprints(scripts, results) == first
+    script.write_text("from slideloom.artefacts.paths import Paths  # where things lie\n")
+    assert stage_fingerprints(scripts, results) == first, "a comment changes the bytes, not the code"
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "facts.py").write_text("from slideloom.artefacts.paths import Paths\nPaths\n")
+    assert stage_fingerprints(other, results)["facts"] == code_fingerprint([other / "facts.py"]) != first["facts"]
+    (results / "state" / "fingerprints.json").write_text("{")
+    assert stage_fingerprints(scripts, results) == first
+
+
+def test_a_heavy_slide_has_a_job_of_its_own_in_every_stage(mapping: dict[str, Any], tmp_path: Path) -> None:
+    sheet = tmp_path / "slides.tsv"
+    sheet.write_text(sheet.read_text().replace("s7\tp7\the.tif", "s7\tp7\theavy.tif"))
+    with (tmp_path / "heavy.tif").open("wb") as file:
+        file.truncate(3 * 10**9)
+    mapping["jobs"]["gb_per_job"] = 2
+    plan = _plan(mapping)
+    assert plan.jobs["slide-s7"] == ("s7",)
+    assert max(map(len, plan.jobs.values())) <= 4
+    assert [path for path in plan.records("facts") if path.endswith("/slide-s7.json")]
+    heavy, rest = plan.load("maps", ("sp", "0"), "slide-s7"), plan.load("train", ("sp", "0"), "")
+    assert (heavy.slides, heavy.gb, heavy.heaviest_gb) == (1, 3.0, 3.0)
+    assert (rest.slides, rest.heaviest_gb) == (N_SLIDES, 3.0)
 
 
 def test_a_record_of_a_vanished_artefact_is_forgotten(tmp_path: Path) -> None:

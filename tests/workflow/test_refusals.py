@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from .conftest import REPOSITORY, RULES, Workspace
+from .conftest import REPOSITORY, Workspace
 
 pytestmark = pytest.mark.workflow
 
@@ -50,14 +50,6 @@ def test_five_mistakes_are_told_at_once(tmp_path: Path) -> None:
     assert len(screen.splitlines()) <= 40
     assert took < 10
     assert not (tmp_path / "results").exists()
-
-
-@pytest.mark.parametrize("name", ["local", "slurm"])
-def test_profiles_name_rules_that_exist(name: str) -> None:
-    profile = yaml.safe_load((REPOSITORY / "profiles" / name / "profile.yaml").read_text())
-    named = set(profile.get("set-threads", {})) | set(profile.get("set-resources", {}))
-    assert named <= set(RULES)
-    assert "code" not in profile["rerun-triggers"]
 
 
 @pytest.mark.parametrize("study", ["demo", "real", "paired"])

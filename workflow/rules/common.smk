@@ -14,6 +14,8 @@ sys.path.insert(0, str(BASE / "src"))
 from slideloom.errors import ConfigError
 from slideloom.reports.figures import FIGURES
 from slideloom.slides.study import study_from_mapping
+from slideloom.workflow.bins import JOB_PATTERN
+from slideloom.workflow.needs import mem_mb, runtime_min
 from slideloom.workflow.plan import Plan
 from slideloom.workflow.upkeep import forget_broken_records, share_package
 
@@ -73,7 +75,7 @@ if workflow.is_main_process:
 
 
 wildcard_constraints:
-    job=r"\d+-\d+",
+    job=JOB_PATTERN,
     grid=r"[^/]+",
     encoder=r"[^/]+",
     split=r"[^/]+",
@@ -110,6 +112,26 @@ def spec_of(stage, *context):
         return PLAN.spec(stage, values, wildcards.get("job", ""))
 
     return spec
+
+
+def load_of(stage, wildcards, context):
+    """What is before a job."""
+    values = tuple(wildcards[name] for name in context)
+    return PLAN.load(stage, values, wildcards.get("job", ""))
+
+
+def memory_of(stage, *context):
+    """A resources function: memory of a job of the stage, MB."""
+    return lambda wildcards, attempt: mem_mb(
+        stage, load_of(stage, wildcards, context), attempt
+    )
+
+
+def minutes_of(stage, *context):
+    """A resources function: time of a job of the stage, minutes."""
+    return lambda wildcards, attempt: runtime_min(
+        stage, load_of(stage, wildcards, context), attempt
+    )
 
 
 def slide_sources(wildcards):

@@ -10,6 +10,9 @@ rule splits:
         benchmark_of("splits", unit="{split}")
     conda:
         ENV
+    resources:
+        mem_mb=memory_of("splits", "split"),
+        runtime=minutes_of("splits", "split"),
     params:
         spec=spec_of("splits", "split"),
     script:
@@ -28,6 +31,9 @@ rule statistics:
         benchmark_of("statistics", unit="{encoder}")
     conda:
         ENV
+    resources:
+        mem_mb=memory_of("statistics", "encoder"),
+        runtime=minutes_of("statistics", "encoder"),
     params:
         spec=spec_of("statistics", "encoder"),
     script:
@@ -47,6 +53,9 @@ rule embeddings:
         benchmark_of("embeddings", "{encoder}")
     conda:
         ENV
+    resources:
+        mem_mb=memory_of("embeddings", "encoder"),
+        runtime=minutes_of("embeddings", "encoder"),
     params:
         spec=spec_of("embeddings", "encoder"),
     script:

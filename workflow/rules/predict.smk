@@ -22,6 +22,9 @@ rule bands:
         benchmark_of("bands", "{experiment}", "{fold}", "{band}")
     conda:
         ENV
+    resources:
+        mem_mb=memory_of("bands", "experiment", "fold", "band"),
+        runtime=minutes_of("bands", "experiment", "fold", "band"),
     params:
         spec=spec_of("bands", "experiment", "fold", "band"),
     script:
@@ -40,6 +43,9 @@ rule maps:
         benchmark_of("maps", "{experiment}", "{fold}")
     conda:
         ENV
+    resources:
+        mem_mb=memory_of("maps", "experiment", "fold"),
+        runtime=minutes_of("maps", "experiment", "fold"),
     params:
         spec=spec_of("maps", "experiment", "fold"),
     script:
@@ -61,6 +67,9 @@ rule instances:
         experiment=one_of(PREDICTED),
     conda:
         ENV
+    resources:
+        mem_mb=memory_of("instances", "experiment", "fold"),
+        runtime=minutes_of("instances", "experiment", "fold"),
     params:
         spec=spec_of("instances", "experiment", "fold"),
     script:
@@ -83,6 +92,9 @@ rule imported:
         experiment=one_of(EXTERNAL),
     conda:
         ENV
+    resources:
+        mem_mb=memory_of("imported", "experiment", "fold"),
+        runtime=minutes_of("imported", "experiment", "fold"),
     params:
         spec=spec_of("imported", "experiment", "fold"),
     script:
@@ -103,6 +115,9 @@ rule biology:
         benchmark_of("biology", "{experiment}", "{fold}")
     conda:
         ENV
+    resources:
+        mem_mb=memory_of("biology", "experiment", "fold"),
+        runtime=minutes_of("biology", "experiment", "fold"),
     params:
         spec=spec_of("biology", "experiment", "fold"),
     script:
@@ -121,6 +136,9 @@ rule exports:
         benchmark_of("exports", "{experiment}", "{fold}")
     conda:
         ENV
+    resources:
+        mem_mb=memory_of("exports", "experiment", "fold"),
+        runtime=minutes_of("exports", "experiment", "fold"),
     params:
         spec=spec_of("exports", "experiment", "fold"),
     script:
@@ -142,6 +160,9 @@ rule metrics:
         benchmark_of("metrics", "{experiment}", "{fold}")
     conda:
         ENV
+    resources:
+        mem_mb=memory_of("metrics", "experiment", "fold"),
+        runtime=minutes_of("metrics", "experiment", "fold"),
     params:
         spec=spec_of("metrics", "experiment", "fold"),
     script:

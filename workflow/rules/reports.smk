@@ -10,6 +10,9 @@ rule reports:
         log_of("reports", unit="tables"),
     conda:
         ENV
+    resources:
+        mem_mb=memory_of("reports"),
+        runtime=minutes_of("reports"),
     params:
         spec=spec_of("reports"),
     script:
@@ -29,6 +32,9 @@ rule report_html:
         log_of("report_html", unit="page"),
     conda:
         ENV
+    resources:
+        mem_mb=memory_of("report_html"),
+        runtime=minutes_of("report_html"),
     params:
         spec=spec_of("report_html"),
     script:
@@ -52,6 +58,9 @@ rule report_figures:
         log_of("report_figures", unit="figures"),
     conda:
         ENV
+    resources:
+        mem_mb=memory_of("report_figures"),
+        runtime=minutes_of("report_figures"),
     params:
         spec=spec_of("report_figures"),
     script:

@@ -12,6 +12,9 @@ rule facts:
         benchmark_of("facts")
     conda:
         ENV
+    resources:
+        mem_mb=memory_of("facts"),
+        runtime=minutes_of("facts"),
     params:
         spec=spec_of("facts"),
     script:
@@ -29,6 +32,9 @@ rule tissue:
         benchmark_of("tissue")
     conda:
         ENV
+    resources:
+        mem_mb=memory_of("tissue"),
+        runtime=minutes_of("tissue"),
     params:
         spec=spec_of("tissue"),
     script:
@@ -47,6 +53,9 @@ rule patches:
         benchmark_of("patches", "{grid}")
     conda:
         ENV
+    resources:
+        mem_mb=memory_of("patches", "grid"),
+        runtime=minutes_of("patches", "grid"),
     params:
         spec=spec_of("patches", "grid"),
     script:
@@ -65,6 +74,9 @@ rule targets:
         benchmark_of("targets", "{grid}")
     conda:
         ENV
+    resources:
+        mem_mb=memory_of("targets", "grid"),
+        runtime=minutes_of("targets", "grid"),
     params:
         spec=spec_of("targets", "grid"),
     script:

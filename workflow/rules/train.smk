@@ -17,6 +17,9 @@ rule train:
         experiment=one_of(TRAINED),
     conda:
         ENV
+    resources:
+        mem_mb=memory_of("train", "experiment", "fold"),
+        runtime=minutes_of("train", "experiment", "fold"),
     params:
         spec=spec_of("train", "experiment", "fold"),
     script:
@@ -40,6 +43,9 @@ rule train_live:
         experiment=one_of(LIVE),
     conda:
         ENV
+    resources:
+        mem_mb=memory_of("train_live", "experiment", "fold"),
+        runtime=minutes_of("train_live", "experiment", "fold"),
     params:
         spec=spec_of("train_live", "experiment", "fold"),
     script:
@@ -60,6 +66,9 @@ rule pretrained:
         experiment=one_of(PUBLISHED),
     conda:
         ENV
+    resources:
+        mem_mb=memory_of("pretrained", "experiment", "fold"),
+        runtime=minutes_of("pretrained", "experiment", "fold"),
     params:
         spec=spec_of("pretrained", "experiment", "fold"),
     script:

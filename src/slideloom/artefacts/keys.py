@@ -16,12 +16,12 @@ from typing import Any
 
 from pydantic import BaseModel
 
-__all__ = ["canonical", "code_fingerprint", "digest_file", "digest_text", "digest_tree"]
+__all__ = ["canonical", "code_fingerprint", "code_parts", "digest_file", "digest_text", "digest_tree", "tree_size"]
 
 _BLOCK = 1 << 22
 _PACKAGE = Path(__file__).resolve().parents[1]
 #: Modules whose text never changes what a stage computes.
-_NEUTRAL = {"slideloom._version"}
+_NEUTRAL = {"slideloom._version", "slideloom.artefacts.provenance"}
 
 
 def canonical(value: Any) -> str:
@@ -71,8 +71,18 @@ def digest_tree(path: Path) -> str:
     """Digest of a file, or of every file below a folder with its relative path; mtimes play no part."""
     if path.is_file():
         return digest_file(path)
-    files = sorted(child for child in path.rglob("*") if child.is_file() and child.name != ".snakemake_timestamp")
+    files = _files_below(path)
     return digest_text(*(text for child in files for text in (child.relative_to(path).as_posix(), digest_file(child))))
+
+
+def tree_size(path: Path) -> list[int]:
+    """Number of files and of bytes that :func:`digest_tree` reads."""
+    sizes = [child.stat().st_size for child in ([path] if path.is_file() else _files_below(path))]
+    return [len(sizes), sum(sizes)]
+
+
+def _files_below(path: Path) -> list[Path]:
+    return sorted(child for child in path.rglob("*") if child.is_file() and child.name != ".snakemake_timestamp")
 
 
 def code_fingerprint(scripts: Iterable[Path]) -> str:
@@ -90,6 +100,16 @@ def code_fingerprint(scripts: Iterable[Path]) -> str:
     str
         40 hexadecimal digits.
     """
+    return digest_text(*(text for name, path in _code_files(scripts) for text in (name, _essence(path))))
+
+
+def code_parts(scripts: Iterable[Path]) -> dict[str, str]:
+    """What :func:`code_fingerprint` is made of: a digest by script and module, 16 hexadecimal digits each."""
+    return {name: digest_text(_essence(path))[:16] for name, path in _code_files(scripts)}
+
+
+def _code_files(scripts: Iterable[Path]) -> list[tuple[str, Path]]:
+    """Scripts and the modules that they need, by name, in a fixed order."""
     scripts = tuple(Path(script).resolve() for script in scripts)
     modules: set[str] = set()
     waiting = [name for script in scripts for name in _imports(script)]
@@ -99,9 +119,7 @@ def code_fingerprint(scripts: Iterable[Path]) -> str:
             continue
         modules.add(name)
         waiting += _imports(_module_file(name))
-    parts = [text for script in scripts for text in (script.name, _essence(script))]
-    parts += [text for name in sorted(modules) for text in (name, _essence(_module_file(name)))]
-    return digest_text(*parts)
+    return [(script.name, script) for script in scripts] + [(name, _module_file(name)) for name in sorted(modules)]
 
 
 def _module_file(name: str) -> Path:

@@ -107,3 +107,8 @@ class Paths:
     def job_record(self, stage: str, context: str, unit: str) -> Path:
         """Completion record of one job: the state of each of its items."""
         return self.root / "state" / stage / context / "jobs" / f"{unit}.json"
+
+    def account_of(self, job_record: Path) -> Path:
+        """The account of the job that writes a record: beside the job's benchmark, whatever its stage is called."""
+        parts = job_record.relative_to(self.root / "state").parts
+        return self.root.joinpath("benchmarks", *parts[:-2], f"{job_record.stem}.json")

@@ -8,7 +8,6 @@ is left alone, so a killed job goes on where it stopped and a job that gains a s
 
 from __future__ import annotations
 
-import errno
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -16,17 +15,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from slideloom.artefacts.files import read_json, write_json
-from slideloom.artefacts.keys import canonical, digest_text, digest_tree
+from slideloom.artefacts.files import read_json, system_error, write_json
+from slideloom.artefacts.keys import canonical, digest_text, digest_tree, tree_size
 from slideloom.artefacts.paths import Paths
+from slideloom.artefacts.provenance import made_here
 from slideloom.errors import SlideError, SlideloomError
 
 __all__ = ["SCHEMA_VERSION", "ItemState", "Outcome", "Stage", "load_job_states"]
 
 SCHEMA_VERSION = 1
 _LOG = logging.getLogger(__name__)
-#: Failures of the machine, not of the slide: the job stops and is run again.
-_MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.EROFS}
 #: Paths of what was made of an item, a sentence that says why there was nothing to make, or why it could not be made.
 Outcome = Iterable[Path] | str | Exception
 
@@ -108,6 +106,8 @@ class Stage:
         Digest of what every item reads (a model, statistics); part of each item's key.
     per_item : mapping of str to str
         Canonical text of what is particular to an item, such as its sheet row.
+    seeds : mapping of str to int
+        Seeds that the work draws from, for the record of what made an item; no part of its key.
     """
 
     name: str
@@ -118,6 +118,7 @@ class Stage:
     requires: tuple[str, ...] = ()
     shared: str = ""
     per_item: Mapping[str, str] = field(default_factory=dict)
+    seeds: Mapping[str, int] = field(default_factory=dict)
 
     def run(
         self, items: Iterable[str], work: Callable[[str], Iterable[Path] | str], job_record: Path
@@ -250,14 +251,19 @@ class Stage:
             state = self._failed(item, outcome)
         body: dict[str, Any] = {"schema": SCHEMA_VERSION, "key": self.key(item), "state": state.as_dict()}
         body["outputs"] = [path.relative_to(self.paths.root).as_posix() for path in outputs]
+        body["sizes"] = [tree_size(path) for path in outputs if path.exists()]
+        body["made"] = made_here(self.seeds)
         write_json(self._record(item), body)
         return state
 
     def _failed(self, item: str, error: Exception) -> ItemState:
         if isinstance(error, SlideError):
             return self._failure(error.code, error.message, error.hint)
-        if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno in _MACHINE):
+        # Failures of the machine, not of the slide: the job stops and is run again.
+        if isinstance(error, MemoryError):
             raise error
+        if (machine := system_error(error, self.paths.root)) is not None:
+            raise machine from error
         return self._unforeseen(item, error)
 
     def _kept(self, record: Path, key: str) -> ItemState | None:

@@ -64,7 +64,8 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Whole slides, H&E and multiplexed, to nuclei and tables.\n\n"
-    "Before a run: sheet, weights, check, doctor. The run: snakemake --profile profiles/local. After it: show.",
+    "Before a run: sheet, weights, check, doctor. The run: snakemake --profile profiles/local. After it: show.\n\n"
+    "Between runs: why, verify.",
 )
 ConfigArgument = Annotated[Path, typer.Argument(help="The study's YAML file.")]
 
@@ -269,6 +270,39 @@ def demo(
 
     place = write_cohort(folder, seed=seed, n_slides=slides, size_px=size)
     typer.echo(f"{slides} slides; the sheet is {place}")
+
+
+@app.command()
+def why(config: ConfigArgument) -> None:
+    """Say why each job would run now, in words.
+
+    Which key of the config, slide, file or module of the code has changed since. Opens no slide.
+    """
+    from slideloom.cli.screens import console
+    from slideloom.cli.why import print_reasons, reasons_of
+
+    print_reasons(reasons_of(_load(config)), console())
+
+
+@app.command()
+def verify(
+    config: ConfigArgument,
+    quick: Annotated[bool, typer.Option("--quick", help="Compare sizes only; reads no content.")] = False,
+    keep: Annotated[bool, typer.Option("--keep", help="Only tell; change nothing.")] = False,
+    workers: Annotated[int, typer.Option(min=1, help="Threads that read.")] = 4,
+) -> None:
+    """Find artefacts that are not what was written.
+
+    After a crash of the disk, or a hand in the results: the workflow itself looks whether stores are there, not into
+    them. What is broken is forgotten, so that the next run makes it again. Ends with exit code 1 when anything is.
+    """
+    from slideloom.cli.screens import console
+    from slideloom.cli.why import print_broken, verify_study
+
+    broken = verify_study(_load(config), quick=quick, keep=keep, workers=workers)
+    print_broken(broken, console(), keep=keep)
+    if broken:
+        raise typer.Exit(1)
 
 
 _SHOWN = (

@@ -273,7 +273,12 @@ class ExperimentConfig(Strict):
 class JobsConfig(Strict):
     """How slides are gathered into jobs. Changes no result."""
 
-    slides_per_job: Count = Field(16, description="Slides that one job works through, on average.")
+    slides_per_job: Count = Field(16, description="Slides that one job works through at most.")
+    gb_per_job: Positive = Field(
+        64.0,
+        description="Size of the image files that one job works through at most, 10⁹ bytes; a larger slide has a job "
+        "of its own.",
+    )
     bands: Count = Field(
         1, description="Bands of rows that a slide is predicted in, each by a job of its own; for very large slides."
     )

@@ -11,7 +11,7 @@ from slideloom.reports.matrix_plots import Stack, stacked_chart
 from slideloom.reports.svg import series_class
 from slideloom.reports.views import Rows, grouped
 
-__all__ = ["STALLS", "Costs", "cost_chart", "cost_rows", "duration", "stall_chart"]
+__all__ = ["STALLS", "Costs", "Devices", "cost_chart", "cost_rows", "device_rows", "duration", "stall_chart"]
 
 #: Parts of a job's time that it may tell: column of ``costs.parquet`` and what people call it.
 STALLS: tuple[tuple[str, str], ...] = (
@@ -78,6 +78,51 @@ def cost_rows(costs: Rows) -> list[Costs]:
             )
         )
     return sorted(result, key=lambda cost: (-cost.seconds, cost.rule))
+
+
+@dataclass(frozen=True)
+class Devices:
+    """What the jobs of one kind of device cost together.
+
+    Attributes
+    ----------
+    device : str
+        As ``costs.parquet`` names it; empty where jobs did not note it.
+    versions : tuple of str
+        Versions of Slideloom that ran, sorted.
+    hosts, jobs : int
+        Machines of that kind, and jobs that ran on them.
+    seconds : float
+        Sum of the jobs' wall time.
+    gpu_seconds : float or None
+        Time that GPUs computed, of the jobs that told; ``None`` when none did.
+    """
+
+    device: str
+    versions: tuple[str, ...]
+    hosts: int
+    jobs: int
+    seconds: float
+    gpu_seconds: float | None
+
+
+def device_rows(costs: Rows) -> list[Devices]:
+    """Costs summed by what the jobs computed on, the dearest first; of no job that noted it, nothing."""
+    result = []
+    for (device,), own in grouped(costs, "device").items():
+        told = [row["gpu_seconds"] for row in own if row["gpu_seconds"] is not None]
+        result.append(
+            Devices(
+                device=device or "",
+                versions=tuple(sorted({row["slideloom_version"] for row in own} - {None})),
+                hosts=len({row["host"] for row in own} - {None}),
+                jobs=len(own),
+                seconds=sum(row["seconds"] for row in own),
+                gpu_seconds=sum(told) if told else None,
+            )
+        )
+    result.sort(key=lambda row: (-row.seconds, row.device))
+    return result if any(row.device for row in result) else []
 
 
 def cost_chart(costs: Rows) -> Markup | None:

@@ -1,17 +1,14 @@
-"""What stands behind the figures, in words: experiments, encoders, versions, and how nuclei were matched."""
+"""What stands behind the figures, in words: experiments, encoders, and how nuclei were matched."""
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib import metadata
 from typing import Any
 
-from slideloom._version import __version__
 from slideloom.config.model import EvaluationConfig, ExperimentConfig, HeadLossConfig, StudyConfig
 
-__all__ = ["EXTERNAL", "Origin", "describe_evaluation", "describe_experiments", "installed_versions", "origins"]
+__all__ = ["EXTERNAL", "Origin", "describe_evaluation", "describe_experiments", "origins"]
 
 #: What experiments whose nuclei another program found are called.
 EXTERNAL = "labels of another program"
@@ -172,25 +169,3 @@ def describe_evaluation(config: EvaluationConfig) -> list[tuple[str, str]]:
         text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
         told.append((names.get(name, name.replace("_", " ")), f"{text} µm" if name.endswith("_um") else text))
     return told
-
-
-def installed_versions() -> dict[str, str]:
-    """Versions of Slideloom, Python and the packages that figures depend on."""
-    packages = (
-        "numpy",
-        "scipy",
-        "torch",
-        "timm",
-        "opencv-python-headless",
-        "zarr",
-        "tensorstore",
-        "pyarrow",
-        "snakemake",
-    )
-    found = {"slideloom": __version__, "python": platform.python_version()}
-    for package in packages:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return found

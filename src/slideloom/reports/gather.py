@@ -38,7 +38,7 @@ def gather_reports(
     results: Path,
     place: Path,
     *,
-    accounts: Mapping[tuple[str, str, str], Mapping[str, float]] | None = None,
+    accounts: Mapping[tuple[str, str, str], Mapping[str, Any]] | None = None,
     made_from: Mapping[str, Any] | None = None,
     published: str | None = None,
     config: StudyConfig | None = None,
@@ -62,7 +62,8 @@ def gather_reports(
     place : Path
         Folder to write to.
     accounts : mapping, optional
-        By (rule, context, unit): ``tiles`` and ``gpu_seconds``, where a job told them.
+        By (rule, context, unit): what the job wrote beside its benchmark (``n_tiles``, ``gpu_seconds``, ``read_s`` …,
+        ``made``).
     made_from : mapping, optional
         JSON values for the metadata of every table, beside ``encoder_weights``, ``encoder_notes`` and ``evaluation``:
         by experiment, the digests of the encoder's weights, what was noted of it, and how slides were scored, as the

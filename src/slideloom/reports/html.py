@@ -11,14 +11,15 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from slideloom._version import __version__
 from slideloom.artefacts.files import write_text
+from slideloom.artefacts.provenance import installed_versions
 from slideloom.config.model import EvaluationConfig
 from slideloom.reports.aggregate import main_role
 from slideloom.reports.biology_views import biology_views
 from slideloom.reports.charts import CLASS_BARS, page_charts
 from slideloom.reports.cohort import cohort_lines, cohort_total
 from slideloom.reports.comparison_views import comparison_matrices, comparison_rows, power_notes
-from slideloom.reports.cost_views import cost_rows, duration
-from slideloom.reports.describe import describe_evaluation, describe_experiments, installed_versions, origins
+from slideloom.reports.cost_views import cost_rows, device_rows, duration
+from slideloom.reports.describe import describe_evaluation, describe_experiments, origins
 from slideloom.reports.metric_groups import MAIN, group_rules, group_tables, groups_of, summary_lines
 from slideloom.reports.overlays import Pictures
 from slideloom.reports.page_tables import read_page_tables, series_numbers
@@ -136,6 +137,7 @@ def render_report(
             failures=found["failures"],
             n_failed=len({row["slide_id"] for row in found["failures"] if row["slide_id"]}),
             costs=cost_rows(found["costs"]),
+            devices=device_rows(found["costs"]),
             tables=[(name, schema.row, tables_read.counts[name]) for name, schema in REPORT_TABLES.items()],
             **_metric_context(found, role),
             **_pair_context(found, role, len(series) > _LISTED),

@@ -25,7 +25,7 @@ _STALLS = {
 
 
 def gather_costs(
-    benchmarks: Iterable[Path], results: Path, accounts: Mapping[tuple[str, str, str], Mapping[str, float]]
+    benchmarks: Iterable[Path], results: Path, accounts: Mapping[tuple[str, str, str], Mapping[str, Any]]
 ) -> list[dict[str, Any]]:
     """Rows of ``costs.parquet``, without the study, from Snakemake's benchmark files and the jobs' own accounts."""
     root = results / "benchmarks"
@@ -40,7 +40,7 @@ def gather_costs(
         last = measured[-1]  # a job that was tried again is told by its last attempt
         seconds = _number(last.get("s")) or 0.0
         account = accounts.get((rule, context, unit), {})
-        tiles = account.get("n_tiles")
+        tiles, made = account.get("n_tiles"), account.get("made", {})
         lines.append(
             {
                 "rule": rule,
@@ -56,6 +56,9 @@ def gather_costs(
                 "tiles_per_s": tiles / seconds if tiles and seconds else None,
                 "read_mb": _number(last.get("io_in")),
                 "written_mb": _number(last.get("io_out")),
+                "host": made.get("host"),
+                "device": made.get("device"),
+                "slideloom_version": made.get("versions", {}).get("slideloom"),
             }
         )
     return lines

@@ -180,6 +180,7 @@ TRAINING = TableSchema(
 )
 
 _NO_ACCOUNT = "the stage keeps no such account"
+_NO_NOTE = "a version of Slideloom ran that did not note it"
 
 COSTS = TableSchema(
     "costs",
@@ -207,6 +208,9 @@ COSTS = TableSchema(
         ),
         Column("read_mb", _REAL, "Bytes read from storage.", "the system does not tell", "MB"),
         Column("written_mb", _REAL, "Bytes written to storage.", "the system does not tell", "MB"),
+        Column("host", _TEXT, "Name of the machine that it ran on.", _NO_NOTE),
+        Column("device", _TEXT, "What it computed on: cpu, or the GPUs' name.", _NO_NOTE),
+        Column("slideloom_version", _TEXT, "Version of Slideloom that ran.", _NO_NOTE),
     ),
 )
 

@@ -27,6 +27,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, distributed
 
+from slideloom.artefacts.provenance import note_gpus
 from slideloom.errors import SlideloomError
 
 __all__ = ["ALONE", "World", "launch", "launched", "member"]
@@ -202,6 +203,8 @@ def launch(function: Callable[[T], R], argument: T, processes: int, device: str)
             except ChildFailedError as error:
                 exit_codes = {rank: failure.exitcode for rank, failure in error.failures.items()}
                 raise _first_error(folder, exit_codes) from error
+        if torch.device(device).type == "cuda":
+            note_gpus(processes)
         result: R = pickle.loads((folder / "result").read_bytes())
         return result
 

@@ -19,10 +19,12 @@ from typing import Any
 from slideloom.artefacts.files import read_json, write_json
 from slideloom.artefacts.keys import canonical, digest_text, digest_tree
 from slideloom.artefacts.paths import Paths
+from slideloom.artefacts.provenance import made_here, seeds_of
 from slideloom.artefacts.stage import ItemState, Outcome, Stage, load_job_states
 from slideloom.config.model import EncoderConfig
 from slideloom.slides.sheet import SlideRow
 from slideloom.slides.source import parse_source
+from slideloom.workflow.notes import write_note
 
 __all__ = ["Job"]
 
@@ -84,11 +86,17 @@ class Job:
 
     @classmethod
     def start(cls, snakemake: Any) -> Job:
-        """Read the ``snakemake`` object of a script and send the log where the rule says."""
+        """Read the ``snakemake`` object of a script, send the log where the rule says and note what was asked for."""
         threads = int(snakemake.threads)
         os.environ["OMP_NUM_THREADS"] = str(threads)
         _log_to(Path(snakemake.log[0]))
         spec = json.loads(snakemake.params.spec)
+        paths, record = Paths(Path(snakemake.config["results"])), Path(snakemake.output[0])
+        # Snakemake removed the outputs before the script began, so no note stands beside an older job's record.
+        inputs = {name: _as_paths(value) for name, value in snakemake.input.items()}
+        script = Path(getattr(snakemake, "scriptdir", "")) / f"{spec['stage']}.py"
+        read = [path for named in inputs.values() for path in named] or [Path(path) for path in snakemake.input]
+        write_note(paths, record, snakemake.params.spec, script, read)
         return cls(
             stage=spec["stage"],
             context=spec["context"],
@@ -99,11 +107,11 @@ class Job:
                 for slide, columns in spec.get("items", {}).items()
             },
             edited=spec.get("edited", {}),
-            paths=Paths(Path(snakemake.config["results"])),
+            paths=paths,
             root=Path(snakemake.config["data_root"]),
             wildcards=dict(snakemake.wildcards.items()),
-            inputs={name: _as_paths(value) for name, value in snakemake.input.items()},
-            record=Path(snakemake.output[0]),
+            inputs=inputs,
+            record=record,
             threads=threads,
             files=spec.get("files", {}),
         )
@@ -217,6 +225,7 @@ class Job:
             requires=requires,
             shared=shared,
             per_item={item: rows.get(item, "") + extra.get(item, "") for item in rows.keys() | extra.keys()},
+            seeds=seeds_of(self.config),
         )
 
     @contextmanager
@@ -224,8 +233,8 @@ class Job:
         """Write the job's account when the block is through."""
         self._account_place.unlink(missing_ok=True)
         yield
+        write_json(self._account_place, {**self.spent, "made": made_here()})
         if self.spent:
-            write_json(self._account_place, self.spent)
             _LOG.info("account: %s", ", ".join(f"{name} {value:.1f}" for name, value in sorted(self.spent.items())))
 
     def account(self, spent: Mapping[str, float]) -> None:
@@ -236,7 +245,7 @@ class Job:
 
     @property
     def _account_place(self) -> Path:
-        return self.paths.account(self.stage, self.context, self.record.stem)
+        return self.paths.account_of(self.record)
 
 
 def _digest_or_reason(path: Path) -> str:

@@ -1,25 +1,25 @@
 """From a study to jobs: which slides a job holds, which config a stage depends on, which records it reads.
 
-Everything here is plain data worked out from the config and the sheet in milliseconds: no slide is opened, no folder is
-listed, so that a thousand slides plan in seconds.
+Everything here is plain data worked out from the config, the sheet and the sizes of files: no slide is opened, no
+folder is listed, so that a thousand slides plan in seconds.
 """
 
 from __future__ import annotations
 
-import math
-import zlib
 from collections.abc import Sequence
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
 from slideloom import reports
-from slideloom.artefacts.keys import canonical, code_fingerprint, digest_file
+from slideloom.artefacts.keys import canonical, digest_file
 from slideloom.artefacts.paths import Paths
 from slideloom.slides.external import external_sources
 from slideloom.slides.folds import fold_names
 from slideloom.slides.source import parse_source
 from slideloom.slides.study import Study
+from slideloom.workflow.bins import Load, gather_bins, load_of, weigh_slides
+from slideloom.workflow.fingerprints import stage_fingerprints
 from slideloom.workflow.slices import Slices, pick
 
 __all__ = ["SLIDE_STAGES", "Plan"]
@@ -66,22 +66,32 @@ class Plan:
     # ---- slides to jobs -------------------------------------------------------------------------------------------
 
     @cached_property
-    def jobs(self) -> dict[str, tuple[str, ...]]:
-        """Slides of each job, by the job's name.
+    def weights(self) -> dict[str, int]:
+        """Size of the image files of each slide, bytes."""
+        return weigh_slides(self.study.rows, self.study.data_root)
 
-        A slide's job follows from its own id and from a power of two that grows with the cohort, so that a new slide
-        joins one job and moves no other.
-        """
-        wanted = len(self._rows) / self.config.jobs.slides_per_job
-        count = 2 ** max(0, math.ceil(math.log2(wanted))) if wanted > 1 else 1
-        width = len(str(count - 1))
-        jobs: dict[str, list[str]] = {}
-        for slide in sorted(self._rows):
-            index = zlib.crc32(slide.encode()) % count
-            jobs.setdefault(f"{count}-{index:0{width}d}", []).append(slide)
-        return {name: tuple(jobs[name]) for name in sorted(jobs)}
+    @cached_property
+    def jobs(self) -> dict[str, tuple[str, ...]]:
+        """Slides of each job, by the job's name; see :func:`slideloom.workflow.bins.gather_bins`."""
+        return gather_bins(self.weights, self.config.jobs.slides_per_job, self.config.jobs.gb_per_job)
 
     @cache  # noqa: B019 - one plan lives as long as the process
+    def load(self, stage: str, context: tuple[str, ...], job: str) -> Load:
+        """What is before a job; before one that is not worked slide by slide, the whole cohort.
+
+        Parameters
+        ----------
+        stage : str
+            Name of the stage.
+        context : tuple of str
+            As :meth:`spec` has it.
+        job : str
+            Name of the job; empty for stages that are not worked slide by slide.
+        """
+        slides = self.job_slides(stage, context, job) if stage in _COLUMNS else tuple(self._rows)
+        return load_of(slides, self.weights)
+
+    @cache  # noqa: B019
     def slides(self, images: tuple[str, ...] = (), platforms: tuple[str, ...] = ()) -> frozenset[str]:
         """Slides that have all of the images and are of the platforms (all, when empty)."""
         return frozenset(
@@ -250,9 +260,12 @@ class Plan:
             body["edited"] = {slide: digest for slide in body["items"] if (digest := self._edited_tissue(slide))}
         return canonical(body)
 
-    @cache  # noqa: B019
+    @cached_property
+    def _fingerprints(self) -> dict[str, str]:
+        return stage_fingerprints(self._scripts, self.paths.root)
+
     def _code(self, stage: str) -> str:
-        return code_fingerprint([self._scripts / f"{stage}.py"])
+        return self._fingerprints[stage]
 
     def _edited_tissue(self, slide: str) -> str:
         """Digest of a tissue outline that a person has edited or brought; empty while it is as it was made."""
