@@ -6,6 +6,7 @@
 #   tools/slurm_one_node.sh install   slurmctld slurmd slurm-client munge, by apt-get, those that are missing
 #   tools/slurm_one_node.sh up        start; waits until the node is idle
 #   tools/slurm_one_node.sh status    partitions, node and queue
+#   tools/slurm_one_node.sh restart-node  start the node's daemon again after it was killed; waits until it takes jobs
 #   tools/slurm_one_node.sh down      cancel the jobs, stop the daemons, remove the links in /etc/slurm
 #
 # Environment: SLURM_BASE (folder for all of its files, default /tmp/slideloom-slurm), SLURM_CPUS (2), SLURM_MEM_MB (8000),
@@ -120,6 +121,7 @@ SlurmdParameters=config_overrides
 SchedulerParameters=batch_sched_delay=0,sched_interval=2,bf_interval=5
 ReturnToService=2
 KillWait=5
+BatchStartTimeout=1
 MinJobAge=$job_age
 GresTypes=gpu
 AccountingStorageType=accounting_storage/none
@@ -152,6 +154,16 @@ up() {
   until_true 30 idle
   echo "Slurm is up: $cpus cores, $gpus GPUs, files in $base"
 }
+
+# A node that came back knows its jobs, or tells the controller that they are gone.
+restart_node() {
+  alive slurmctld || fail "no controller of ours runs; '$0 up' starts one"
+  alive slurmd && fail "the node's daemon runs"
+  slurmd
+  until_true 60 takes_jobs
+}
+
+takes_jobs() { alive slurmd && sinfo --noheader --format %t | grep -qxE 'idle|mix|alloc'; }
 
 # Whether a daemon of ours runs: the process that its file names, and not one that has taken its number since.
 alive() {
@@ -193,6 +205,7 @@ case "${1:-}" in
   install) install_packages ;;
   up) up ;;
   down) down ;;
+  restart-node) restart_node ;;
   status) sinfo && squeue --states=all ;;
-  *) fail "one of: check, install, up, status, down" ;;
+  *) fail "one of: check, install, up, status, restart-node, down" ;;
 esac

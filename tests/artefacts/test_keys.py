@@ -70,8 +70,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def _fingerprint(package: Path) -> str:
-    for cached in (keys._tree, keys._imports, keys._essence):
-        cached.cache_clear()
+    keys._read_code.cache_clear()
     return keys.code_fingerprint([package.parent / "script.py"])
 
 

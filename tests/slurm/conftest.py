@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,10 +18,15 @@ import pandas as pd
 import pytest
 import yaml
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+from ..workflow.conftest import REPOSITORY, Workspace
+from ..workflow.undisturbed import BROKEN, write_study
+
+__all__ = ["BROKEN", "REPOSITORY"]
+
 TOOL = REPOSITORY / "tools" / "slurm_one_node.sh"
-BROKEN = "broken"
 MODEL = "fake"
+#: Up to here a study is run again to be disturbed.
+LAST = "embeddings"
 
 
 @dataclass(frozen=True)
@@ -35,7 +43,7 @@ class SlurmJob:
 
 @dataclass(frozen=True)
 class ClusterRun:
-    """The study after ``snakemake --profile slurm``."""
+    """A study after ``snakemake --profile slurm``."""
 
     folder: Path
     done: subprocess.CompletedProcess[str]
@@ -70,41 +78,116 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]
 @pytest.fixture(scope="session")
 def run(cluster: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> ClusterRun:
     """The small study on the cluster, run once to its end and then asked what is left."""
-    folder = tmp_path_factory.mktemp("study")
-    write_study(folder)
-    # The step that docs/cluster.md asks for: the profile beside the study, with the site's own settings.
+    study = _study(tmp_path_factory.mktemp("study"))
+    done = _wait(snakemake(study.folder, cluster))
+    return ClusterRun(
+        folder=study.folder,
+        done=done,
+        jobs=slurm_jobs(cluster),
+        again=_wait(snakemake(study.folder, cluster, "--dry-run")),
+    )
+
+
+@pytest.fixture(scope="session")
+def disturbed(cluster: dict[str, str], run: ClusterRun, tmp_path_factory: pytest.TempPathFactory) -> ClusterRun:
+    """The first half of the study again, while the node's daemon is killed twice.
+
+    Once alone, so that its job works on without it; once with all that runs on the node, as when the power is cut.
+    """
+    before = len(slurm_jobs(cluster))
+    study = _study(tmp_path_factory.mktemp("disturbed"), run.folder / "cohort")
+    running = snakemake(study.folder, cluster, "--until", LAST)
+    try:
+        for alone in (True, False):
+            _until(lambda: bool(_working()), running)
+            _kill_the_node(cluster, alone=alone)
+            # Longer than BatchStartTimeout: the controller then asks the node that comes back for the job.
+            time.sleep(5.0)
+            subprocess.run([TOOL, "restart-node"], env=cluster, check=True)
+    except BaseException:
+        running.kill()
+        raise
+    return ClusterRun(
+        folder=study.folder,
+        done=_wait(running),
+        jobs=slurm_jobs(cluster)[before:],
+        again=_wait(snakemake(study.folder, cluster, "--until", LAST, "--dry-run")),
+    )
+
+
+def _study(folder: Path, cohort: Path | None = None) -> Workspace:
+    """The study, and what docs/cluster.md asks for: the profile beside it, with the site's own settings."""
+    study = write_study(folder, cohort, slides_per_job=8, bands=2)
+    study.edit("exports", value={"geojson": True})
+    study.edit("experiments", "sp", "training", "epochs", value=1)
     shutil.copytree(REPOSITORY / "profiles" / "slurm", folder / "slurm")
     site = {"cpu_partition": "cpu", "gpu_partition": "gpu", "gpu_model": MODEL, "status_command": "squeue", "jobs": 3}
     (folder / "slurm" / "site.yaml").write_text(yaml.safe_dump(site))
-    hurry = ["--slurm-init-seconds-before-status-checks", "5", "--seconds-between-status-checks", "5"]
-    hurry += ["--max-status-checks-per-second", "1", "--latency-wait", "20"]
-    hurry += ["--set-threads", *(f"{rule}=2" for rule in ("embeddings", "train", "bands", "maps"))]
-    done = snakemake(folder, cluster, "--profile", "slurm", *hurry)
-    return ClusterRun(
-        folder=folder,
-        done=done,
-        jobs=slurm_jobs(cluster),
-        again=snakemake(folder, cluster, "--profile", "slurm", "--dry-run"),
-    )
+    return study
 
 
-def snakemake(folder: Path, environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run Snakemake in the folder as a user would, and wait for it."""
+def _working() -> list[int]:
+    """Processes of the jobs that work on slides now."""
+    return [pid for pid in _of_the_node() if b".snakemake/scripts/" in _read(pid, "cmdline")]
+
+
+def _of_the_node() -> list[int]:
+    """The daemon's step managers and everything that runs in jobs."""
+    found = []
+    for place in Path("/proc").glob("[0-9]*"):
+        pid = int(place.name)
+        if _read(pid, "comm").startswith(b"slurmstepd") or b"SLURM_CLUSTER_NAME=slideloom" in _read(pid, "environ"):
+            found.append(pid)
+    return found
+
+
+def _read(pid: int, name: str) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/{name}").read_bytes()
+    except OSError:
+        return b""
+
+
+def _kill_the_node(environment: dict[str, str], *, alone: bool) -> None:
+    victims = [int((Path(environment["SLURM_BASE"]) / "run" / "slurmd.pid").read_text())]
+    victims += [] if alone else _of_the_node()
+    for pid in victims:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def _until(condition: Callable[[], bool], running: subprocess.Popen[str]) -> None:
+    start = time.monotonic()
+    while not condition():
+        assert running.poll() is None, running.communicate()
+        assert time.monotonic() - start < 300
+        time.sleep(0.1)
+
+
+def snakemake(folder: Path, environment: dict[str, str], *arguments: str) -> subprocess.Popen[str]:
+    """Run ``snakemake --profile slurm`` in the folder as a user would, only asking for news more often."""
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(REPOSITORY / "Snakefile")]
-    command += ["--configfile", str(folder / "config.yaml"), *arguments]
-    return subprocess.run(
+    command += ["--configfile", "config.yaml", "--profile", "slurm", *arguments]
+    command += ["--slurm-init-seconds-before-status-checks", "5", "--seconds-between-status-checks", "5"]
+    command += ["--max-status-checks-per-second", "1", "--latency-wait", "20"]
+    command += ["--set-threads", *(f"{rule}=2" for rule in ("embeddings", "train", "bands", "maps"))]
+    return subprocess.Popen(
         command,
         cwd=folder,
         env=environment | {"OMP_NUM_THREADS": "1", "PYTHONPATH": ""},
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=1500,
-        check=False,
     )
 
 
+def _wait(running: subprocess.Popen[str]) -> subprocess.CompletedProcess[str]:
+    stdout, stderr = running.communicate(timeout=1500)
+    return subprocess.CompletedProcess(running.args, running.returncode, stdout, stderr)
+
+
 def slurm_jobs(environment: dict[str, str]) -> list[SlurmJob]:
-    """All jobs that the controller remembers, with the rule that the executor wrote into the comment."""
+    """All jobs that the controller remembers, oldest first, with the rule that the executor wrote into the comment."""
     shown = subprocess.run(
         ["scontrol", "show", "jobs", "-o"], env=environment, capture_output=True, text=True, check=True
     )
@@ -124,36 +207,3 @@ def slurm_jobs(environment: dict[str, str]) -> list[SlurmJob]:
             )
         )
     return jobs
-
-
-def write_study(folder: Path) -> None:
-    """Three slides of 192 px and one that cannot be read; one SP experiment of one epoch, predicted in two bands."""
-    from slideloom.demo.cohort import write_cohort
-
-    sheet = write_cohort(folder / "cohort", seed=3, n_slides=3, size_px=192)
-    rows = pd.read_csv(sheet, sep="\t", dtype=str, keep_default_na=False)
-    extra = rows.iloc[[0]].assign(slide_id=BROKEN, patient_id="none", sp="broken.ome.tif", split="train")
-    (sheet.parent / "broken.ome.tif").write_bytes(b"not a slide")
-    pd.concat([rows, extra]).to_csv(sheet, sep="\t", index=False)
-    config = {
-        "study": "slurm",
-        "slides": str(sheet),
-        "markers": str(sheet.parent / "markers.tsv"),
-        "classes": str(sheet.parent / "classes.tsv"),
-        "results": "results",
-        "grids": {"sp64": {"image": "sp", "tile_px": 64}},
-        "encoders": {"mean": {"model": "mean_marker", "grid": "sp64", "statistics": "holdout"}},
-        "splits": {"holdout": {"scheme": "column"}},
-        "experiments": {
-            "sp": {
-                "encoder": "mean",
-                "split": "holdout",
-                "decoder": {"width": 0.0625, "branches": "shared"},
-                "heads": ["nucleus", "hv", "classes"],
-                "training": {"epochs": 1, "batch_size": 4, "lr": 1e-3, "t_0": 1, "patience": None},
-            }
-        },
-        "exports": {"geojson": True},
-        "jobs": {"slides_per_job": 8, "bands": 2},
-    }
-    (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))

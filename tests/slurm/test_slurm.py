@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
+from ..workflow.undisturbed import content, differences
 from .conftest import BROKEN, MODEL, REPOSITORY, TOOL, ClusterRun
 
 GPU_RULES = {"embeddings", "train", "train_live", "bands", "maps"}
@@ -155,3 +156,12 @@ class TestOnSlurm:
     def test_nothing_is_left_to_do(self, run: ClusterRun) -> None:
         assert run.again.returncode == 0, run.again.stderr[-4000:]
         assert "Nothing to be done" in run.again.stdout + run.again.stderr
+
+    def test_a_node_that_is_killed_twice_changes_no_result(self, run: ClusterRun, disturbed: ClusterRun) -> None:
+        assert disturbed.done.returncode == 0, disturbed.done.stdout[-4000:] + disturbed.done.stderr[-8000:]
+        assert "Nothing to be done" in disturbed.again.stdout + disturbed.again.stderr
+        states = [job.state for job in disturbed.jobs]
+        assert set(states) - {"COMPLETED"}, "the job that was running when the power was cut did not end well"
+        ended, whole = (content(one.folder / "results") for one in (disturbed, run))
+        assert {name.split("/")[0] for name in ended} >= {"slides", "patches", "embeddings", "state"}
+        assert differences(ended, {name: whole.get(name, "") for name in ended}) == []

@@ -20,6 +20,8 @@ RULES = [
     "facts", "tissue", "patches", "targets", "splits", "statistics", "embeddings", "train", "maps", "instances",
     "biology", "metrics", "reports", "report_html", "report_figures",
 ]  # fmt: skip
+#: Of studies that the small one is not.
+OTHER_RULES = ["train_live", "bands", "exports", "imported"]
 
 
 @dataclass
@@ -72,7 +74,11 @@ class Workspace:
         counts = {}
         for line in screen.splitlines():
             words = line.split()
-            if len(words) == 2 and words[0] in (*RULES, "train_live", "bands", "exports", "imported") and words[1].isdigit():
+            if (
+                len(words) == 2
+                and words[0] in (*RULES, "train_live", "bands", "exports", "imported")
+                and words[1].isdigit()
+            ):
                 counts[words[0]] = int(words[1])
         assert counts or "Nothing to be done" in screen
         return counts

@@ -203,10 +203,10 @@ ROWS: dict[str, Row] = {
     **_rows(
         "instances",
         {"method": "threshold", "nucleus_threshold": 0.4, "energy_threshold": 0.5, "min_area_um2": 9.0}
-        | {"min_marker_um2": 2.0, "gradient_um": 4.0, "boundary_threshold": 0.4, "seed_distance_um": 3.0}
-        | {"window_px": 1024},
+        | {"min_marker_um2": 2.0, "gradient_um": 4.0, "boundary_threshold": 0.4, "seed_distance_um": 3.0},
         INSTANCES,
     ),
+    "instances.window_px": row("instances.window_px", 1024),
     **_rows("exports", {"geojson": True, "anndata": True, "spatialdata": True}, EXPORTS),
     **_rows(
         "evaluation",
@@ -226,7 +226,7 @@ COLUMN_ROWS: dict[str, tuple[str, str]] = {
     "platform": ("vectra", "splits/holdout splits/second"),
     "he": ("moved/he.tif", f"facts tissue {PATCHES} {TARGETS} {MAPS} {METRICS}"),
     "sp": ("moved/sp.tif", f"facts tissue {PATCHES} {TARGETS} {MAPS} {METRICS}"),
-    "instances": ("moved/inst.tif", f"facts splits/holdout splits/second {TARGETS} {METRICS}"),
+    "instances": ("moved/inst.tif", f"facts {TARGETS} {METRICS}"),
     "classes": ("moved/cls.tif", f"facts {TARGETS} {METRICS}"),
     "mpp_um": ("0.25", "facts"),
     "split": ("test", "splits/holdout splits/second"),

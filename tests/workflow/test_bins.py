@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
+import zarr
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,6 +17,8 @@ from slideloom.slides.sheet import SlideRow
 from slideloom.workflow.bins import JOB_PATTERN, Load, gather_bins, load_of, weigh_slides
 from slideloom.workflow.needs import NEEDS, mem_mb, runtime_min
 from slideloom.workflow.plan import SLIDE_STAGES
+
+from ..data_sets import write_ome_zarr
 
 GB = 10**9
 MOST_SLIDES, MOST_GB = 16, 64.0
@@ -90,13 +94,16 @@ def test_slides_of_equal_checksum_stay_together() -> None:
 def test_a_slide_weighs_what_its_images_take(tmp_path: Path) -> None:
     for name, size in {"he.svs": 700, "sp.tif": 50, "many.npz": 900, "cells.tif": 5000}.items():
         (tmp_path / name).write_bytes(b"0" * size)
-    (tmp_path / "store.zarr").mkdir()
+    write_ome_zarr(tmp_path / "store.zarr", np.zeros((2, 30, 40), np.uint16))
+    (tmp_path / "empty.zarr").mkdir()
+    zarr.create_array(tmp_path / "old.zarr", shape=(8, 4), dtype="u1", zarr_format=2)
     rows = [
         SlideRow("both", he="he.svs", sp="sp.tif", instances="cells.tif"),
         *(SlideRow(f"field_{k}", he=f"many.npz::images[{k}]") for k in range(3)),
-        SlideRow("twice", he="store.zarr::0", sp="absent.tif"),
+        SlideRow("image", he="store.zarr", sp="absent.tif"),
+        SlideRow("array", he="old.zarr", sp="empty.zarr"),
     ]
-    weights = {"both": 750, "field_0": 300, "field_1": 300, "field_2": 300, "twice": 0}
+    weights = {"both": 750, "field_0": 300, "field_1": 300, "field_2": 300, "image": 2400, "array": 16}
     assert weigh_slides(rows, tmp_path) == weights
     assert load_of(["both", "field_0"], weights) == Load(2, 1050 / GB, 750 / GB)
     assert load_of([], weights) == Load(0, 0.0, 0.0)

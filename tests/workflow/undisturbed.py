@@ -19,14 +19,19 @@ whole_studies = pytest.mark.skipif(
     not (os.environ.get("SLIDELOOM_SLOW") or os.environ.get("SLIDELOOM_SOAK")),
     reason="runs whole studies, for minutes; set SLIDELOOM_SLOW=1",
 )
-#: What tells of a run, not of the study: logs, benchmarks, and what is drawn or gathered from them.
+#: The slide that cannot be read.
+BROKEN = "slide_03"
+#: What tells of a run, not of the study: logs, benchmarks, what is drawn or gathered from them, what was remembered of
+#: the code for the next process, and notes of what each job read (the page reads the costs).
 ACCOUNTS = {
+    "state/fingerprints.json",
     "reports/costs.parquet",
     "reports/report.html",
     "reports/figures/costs.svg",
     "reports/figures/stalls.svg",
 }
 ACCOUNT_FOLDERS = {"logs", "benchmarks"}
+NOTES = "why"
 #: Columns of wall time in tables that are results otherwise.
 CLOCKS = {
     "history.parquet": {"seconds", "train_patches_per_s", "wait_share", "encode_share"},
@@ -43,7 +48,7 @@ def write_study(folder: Path, cohort: Path | None = None, **jobs: Any) -> Worksp
 
     if cohort is None:
         sheet = write_cohort(folder / "cohort", seed=11, n_slides=5, size_px=192)
-        broken = sheet.parent / "sp" / "slide_03.ome.tif"
+        broken = sheet.parent / "sp" / f"{BROKEN}.ome.tif"
         broken.write_bytes(broken.read_bytes()[:5000])
     else:
         folder.mkdir(parents=True, exist_ok=True)
@@ -86,7 +91,8 @@ def content(results: Path, *, without: Iterable[str] = ()) -> dict[str, str]:
     found = {}
     for path in sorted(results.rglob("*")):
         name = path.relative_to(results).as_posix()
-        if path.is_file() and name not in ACCOUNTS and name.split("/")[0] not in skipped:
+        told = name in ACCOUNTS or name.split("/")[0] in skipped or path.parent.name == NOTES
+        if path.is_file() and not told:
             assert not any(part.startswith(".") and part != ".snakemake_timestamp" for part in name.split("/")), name
             found[name] = _digest(path, name)
     return found

@@ -35,6 +35,8 @@ validate(
 )
 config["results"] = str(STUDY.config.results)
 config["data_root"] = str(STUDY.data_root)
+# Changes no result, so no rule is keyed by it.
+config["window_px"] = STUDY.config.instances.window_px
 
 PLAN = Plan(STUDY, BASE / "workflow/scripts")
 ENV = str(BASE / "envs/slideloom.yaml")
@@ -235,7 +237,7 @@ def pretrained_file(wildcards):
 
 def all_patches(wildcards):
     """Records of the patches of every slide of the grid."""
-    return PLAN.records("patches", grid_of(wildcards))
+    return list(PLAN.records("patches", grid_of(wildcards)))
 
 
 def train_patches(wildcards):
@@ -249,7 +251,7 @@ def train_patches(wildcards):
 
 def train_targets(wildcards):
     """Records of the targets of every slide of the experiment's grid."""
-    return PLAN.records("targets", grid_of(wildcards))
+    return list(PLAN.records("targets", grid_of(wildcards)))
 
 
 def train_embeddings(wildcards):

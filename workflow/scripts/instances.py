@@ -8,7 +8,7 @@ from slideloom.slides.tables import ClassTable
 from slideloom.workflow.job import Job
 
 job = Job.start(snakemake)
-config = InstancesConfig(**job.config["instances"])
+config = InstancesConfig(**job.config["instances"], window_px=snakemake.config["window_px"])
 classes = ClassTable.from_dict(job.config["classes"])
 run = (job.wildcards["experiment"], job.wildcards["fold"])
 

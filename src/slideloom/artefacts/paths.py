@@ -106,7 +106,7 @@ class Paths:
 
     def job_record(self, stage: str, context: str, unit: str) -> Path:
         """Completion record of one job: the state of each of its items."""
-        return self.root / "state" / stage / context / "jobs" / f"{unit}.json"
+        return self.root.joinpath("state", stage, context, "jobs", f"{unit}.json")
 
     def account_of(self, job_record: Path) -> Path:
         """The account of the job that writes a record: beside the job's benchmark, whatever its stage is called."""

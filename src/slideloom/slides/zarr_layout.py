@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,11 @@ from slideloom.slides.image import plausible_mpp
 from slideloom.slides.ome_xml import length_um
 from slideloom.slides.source import Source
 
-__all__ = ["ZarrLayout", "is_zarr", "read_layout"]
+__all__ = ["ZarrLayout", "declared_bytes", "is_zarr", "read_layout"]
 
 _FILES = ("zarr.json", ".zarray", ".zgroup")
+#: Bits or bytes of a sample, at the end of its type's name in Zarr v3 (``uint16``) and v2 (``<u2``).
+_BITS, _BYTES = re.compile(r"[a-z](8|16|32|64)$"), re.compile(r"[<>|][a-z](1|2|4|8)$")
 
 
 @dataclass(frozen=True)
@@ -107,6 +110,31 @@ def read_layout(source: Source) -> ZarrLayout:
         warnings.append(f"it holds {len(scales)} multiscales; the first is read")
     version = str(body.get("version") or scales[0].get("version") or "unknown")
     return _multiscale(place, scales[0], body.get("omero") or {}, version, warnings, where)
+
+
+def declared_bytes(layout: ZarrLayout) -> int:
+    """Bytes of level 0 as its metadata declares it, not compressed.
+
+    Parameters
+    ----------
+    layout : ZarrLayout
+        Where the image lies.
+
+    Returns
+    -------
+    int
+        0 where the metadata cannot be read: who opens the image will say why.
+    """
+    place = layout.arrays[0]
+    try:
+        name = "zarr.json" if (place / "zarr.json").is_file() else ".zarray"
+        body = json.loads((place / name).read_text())
+        kind = str(body.get("data_type") or body.get("dtype"))
+        bits, whole = _BITS.search(kind), _BYTES.search(kind)
+        sample = int(bits[1]) // 8 if bits else int(whole[1]) if whole else 1
+        return sample * math.prod(max(0, int(size)) for size in body["shape"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return 0
 
 
 def _multiscale(

@@ -12,9 +12,11 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from stat import S_ISDIR
 
+from slideloom.errors import SlideError
 from slideloom.slides.sheet import SlideRow
-from slideloom.slides.source import parse_source
+from slideloom.slides.source import Source, parse_source
 
 __all__ = ["JOB_PATTERN", "Load", "gather_bins", "load_of", "weigh_slides"]
 
@@ -55,22 +57,34 @@ def weigh_slides(rows: Iterable[SlideRow], root: Path) -> dict[str, int]:
     Returns
     -------
     dict of str to int
-        Bytes, by slide. A file that several slides lie in counts in equal parts. A folder, such as an OME-Zarr, counts
-        nothing, since its thousands of chunks would have to be listed; neither does a file that is not there.
+        Bytes, by slide. A file that several slides lie in counts in equal parts. A Zarr folder counts as half of what
+        its metadata declares, since its thousands of chunks would have to be listed. What is not there counts nothing.
     """
-    files = {
-        row.slide_id: [parse_source(text, root).path for text in dict.fromkeys((row.he, row.sp)) if text]
-        for row in rows
+    sources = {
+        row.slide_id: [parse_source(text, root) for text in dict.fromkeys((row.he, row.sp)) if text] for row in rows
     }
-    holders = Counter(path for paths in files.values() for path in set(paths))
-    sizes = {path: _size(path) // count for path, count in holders.items()}
-    return {slide: sum(sizes[path] for path in set(paths)) for slide, paths in files.items()}
+    taken = {source: _taken(source) for source in {one for several in sources.values() for one in several}}
+    places = {slide: dict(taken[source] for source in several) for slide, several in sources.items()}
+    holders = Counter(place for several in places.values() for place in several)
+    return {slide: sum(size // holders[place] for place, size in several.items()) for slide, several in places.items()}
 
 
-def _size(path: Path) -> int:
+def _taken(source: Source) -> tuple[Path | Source, int]:
+    """What takes the place, a file or an image in a folder, and its bytes."""
     try:
-        return path.stat().st_size if path.is_file() else 0
+        status = source.path.stat()
     except OSError:
+        return source.path, 0
+    return (source, _folder_bytes(source)) if S_ISDIR(status.st_mode) else (source.path, status.st_size)
+
+
+def _folder_bytes(source: Source) -> int:
+    # A plan without such slides does not pay for what this imports.
+    from slideloom.slides.zarr_layout import declared_bytes, read_layout
+
+    try:
+        return declared_bytes(read_layout(source)) // 2
+    except (SlideError, OSError):
         return 0
 
 

@@ -40,6 +40,8 @@ _COLUMNS: dict[str, tuple[str, ...]] = {
     "metrics": ("he", "sp", "instances", "classes"),
 }
 SLIDE_STAGES = tuple(_COLUMNS)
+#: Files of the package's reports that a stage reads, though it imports none of them.
+_PACKAGE_DATA = {"reports": "data/*.csv", "report_html": "template/*.j2"}
 #: Stages that work through the slides of an experiment's fold.
 _OF_RUNS = ("bands", "maps", "instances", "imported", "biology", "exports", "metrics")
 
@@ -100,7 +102,8 @@ class Plan:
             if all(getattr(row, image) for image in images) and (not platforms or row.platform in platforms)
         )
 
-    def _population(self, stage: str, context: Sequence[str]) -> frozenset[str]:
+    @cache  # noqa: B019
+    def _population(self, stage: str, context: tuple[str, ...]) -> frozenset[str]:
         if stage in ("patches", "targets"):
             return self.slides((self.config.grids[context[0]].image,))
         if stage == "embeddings":
@@ -112,15 +115,16 @@ class Plan:
 
     def job_slides(self, stage: str, context: Sequence[str], job: str) -> tuple[str, ...]:
         """Slides that a job of a stage works through."""
-        population = self._population(stage, context)
+        population = self._population(stage, tuple(context))
         return tuple(slide for slide in self.jobs[job] if slide in population)
 
-    def records(self, stage: str, *context: str) -> list[str]:
+    @cache  # noqa: B019
+    def records(self, stage: str, *context: str) -> tuple[str, ...]:
         """Job records of a stage in one context."""
         join = "/".join(context)
-        return [
+        return tuple(
             str(self.paths.job_record(stage, join, job)) for job in self.jobs if self.job_slides(stage, context, job)
-        ]
+        )
 
     # ---- contexts and targets -------------------------------------------------------------------------------------
 
@@ -250,9 +254,9 @@ class Plan:
         body["config"] = self.slices.of(stage, *context)
         if files := self.slices.files(stage, context):
             body["files"] = files
-        if stage == "report_html":
-            templates = sorted((Path(reports.__file__).parent / "template").glob("*.j2"))
-            body["template"] = [digest_file(path) for path in templates]
+        if stage in _PACKAGE_DATA:
+            data = sorted(Path(reports.__file__).parent.glob(_PACKAGE_DATA[stage]))
+            body["package_data"] = [digest_file(path) for path in data]
         if stage in _COLUMNS:
             slides = self.job_slides(stage, context, job)
             body["items"] = {slide: pick(self._rows[slide], _COLUMNS[stage]) for slide in slides}

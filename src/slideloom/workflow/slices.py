@@ -91,7 +91,8 @@ class Slices:
             },
             "maps": self._maps_slice,
             "instances": lambda experiment, fold: {
-                "instances": self.config.instances,
+                # Windows change memory and speed, no pixel.
+                "instances": self.config.instances.model_dump(mode="json", exclude={"window_px"}),
                 "image": self.study.images_of(experiment)[0],
                 "grid": self.study.grid_of(experiment),
                 "classes": self._classes(),
@@ -153,10 +154,13 @@ class Slices:
         return [{"name": name, **self._encoder(name)} for name in self.config.experiments[experiment].encoder]
 
     def _split_slice(self, split: str) -> dict[str, Any]:
-        columns = ("slide_id", "patient_id", "platform", "split", "instances")
+        columns = ("slide_id", "patient_id", "platform", "split")
         config = self.config.splits[split]
         read = [config.column, *([config.stratify] if config.stratify else [])]
         rows = [pick(row, columns) | {"extra": _extra(row, read)} for row in self.study.rows]
+        for row, known in zip(rows, self.study.rows, strict=True):
+            if known.instances is not None:
+                row["instances"] = "annotated"  # sides depend on whether there is an annotation, not on where it lies
         return {"split": config, "rows": sorted(rows, key=lambda row: str(row["slide_id"]))}
 
     def _statistics_slice(self, encoder: str) -> dict[str, Any]:
