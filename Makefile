@@ -10,20 +10,29 @@ READERS_STAMP := $(READERS_VENV)/.installed
 DEMO := demo
 TEST_JOBS ?= 2
 KILLS ?= 20
+SOAK_SLIDES ?= 200
+FUZZ_S ?= 300
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: demo study test test-slurm soak readers check bench clean schemas
 
-$(RUN_STAMP): requirements.lock pyproject.toml
+# Every package by its SHA-256; pip first, as older ones do not take digests from a constraint.
+$(RUN_STAMP): requirements.lock requirements-cuda.lock requirements-pip.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Slideloom needs Python 3.11 or newer; set PYTHON=/path/to/python3.11")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --requirement requirements.lock
-	$(BIN)/python -m pip install --quiet --no-deps --editable .
+	$(BIN)/python -m pip install --quiet --require-hashes --requirement requirements-pip.lock
+	@# PyTorch from a folder of wheels that pip is set up with (PIP_FIND_LINKS), where one holds a build whose digest the
+	@# lock names, such as that for CPUs; pip itself would sooner take the larger one that the index holds.
+	@sed -n '/^torch==/,/[^\\]$$/p' requirements.lock > $(VENV)/torch.lock
+	@$(BIN)/python -m pip install --quiet --no-index --no-deps --require-hashes --requirement $(VENV)/torch.lock 2> /dev/null || true
+	$(BIN)/python -m pip install --quiet --require-hashes --requirement requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
-$(DEV_STAMP): $(RUN_STAMP) requirements-dev.lock
-	$(BIN)/python -m pip install --quiet --requirement requirements-dev.lock --constraint requirements.lock
+$(DEV_STAMP): $(RUN_STAMP) requirements-dev.lock requirements-fuzz.lock
+	$(BIN)/python -m pip install --quiet --require-hashes --requirement requirements-dev.lock --constraint requirements.lock
+	$(BIN)/python -m pip install --quiet --require-hashes --requirement requirements-fuzz.lock
 	@touch $@
 
 demo: $(RUN_STAMP)
@@ -39,10 +48,11 @@ study: $(RUN_STAMP)
 
 # anndata, spatialdata, ome-zarr-py and napari's reader, in an environment of their own: they hold pandas below 3.
 # Tests of the exports run programs in it, and skip where it is absent.
-$(READERS_STAMP): requirements-readers.lock
+$(READERS_STAMP): requirements-readers.lock requirements-pip.lock
 	$(PYTHON) -m venv $(READERS_VENV)
 	@echo '*' > $(READERS_VENV)/.gitignore
-	$(READERS_VENV)/bin/python -m pip install --quiet --requirement requirements-readers.lock
+	$(READERS_VENV)/bin/python -m pip install --quiet --require-hashes --requirement requirements-pip.lock
+	$(READERS_VENV)/bin/python -m pip install --quiet --require-hashes --requirement requirements-readers.lock
 	@touch $@
 
 readers: $(READERS_STAMP)
@@ -55,10 +65,14 @@ test: $(DEV_STAMP) $(READERS_STAMP)
 test-slurm: $(DEV_STAMP)
 	SLIDELOOM_SLURM=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/slurm --durations 3
 
-# A small study killed at a random moment (Snakemake, a job, everything) and started again, so many times, each in a run of
-# its own: minutes a kill. The seeds are printed; SLIDELOOM_SEED sets the first.
+# Hours: every group of files fuzzed for FUZZ_S seconds; a small study killed at a random moment (Snakemake, a job,
+# everything) and started again, KILLS times, each in a run of its own; SOAK_SLIDES small slides, every tenth of them bad,
+# killed again and again on a disk that fills up. The seeds are printed; SLIDELOOM_SEED sets the first.
+soak: export SLIDELOOM_SOAK := $(KILLS)
+soak: export SLIDELOOM_SOAK_SLIDES := $(SOAK_SLIDES)
+soak: export SLIDELOOM_FUZZ_S := $(FUZZ_S)
 soak: $(DEV_STAMP)
-	SLIDELOOM_SOAK=$(KILLS) OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/workflow/test_kills.py -s --durations 3
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/fuzz tests/workflow/test_kills.py tests/workflow/test_soak.py -s --durations 3
 
 # The linter reads the demo's config, and that names the cohort's files.
 $(DEMO)/cohort/slides.tsv: | $(RUN_STAMP)
@@ -70,6 +84,7 @@ check: $(DEV_STAMP) | $(DEMO)/cohort/slides.tsv
 	$(BIN)/mypy
 	$(BIN)/snakefmt --check Snakefile workflow
 	$(BIN)/snakemake --lint --configfile config/studies/demo.yaml
+	$(BIN)/python tools/audit.py requirements.lock requirements-dev.lock requirements-readers.lock requirements-cuda.lock requirements-fuzz.lock
 
 bench: $(DEV_STAMP)
 	@for program in benchmarks/bench_*.py; do echo "== $$program"; OMP_NUM_THREADS=1 $(BIN)/python $$program || exit 1; done

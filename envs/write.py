@@ -15,14 +15,15 @@ LOCK = HERE.parent / "requirements.lock"
 HEAD = """\
 # For sites that run jobs in conda environments (--sdm conda); a clone's .venv needs none of this.
 # Written from requirements.lock: python envs/write.py
+# Versions without digests: what PyTorch's build for GPUs needs is decided when the environment is made.
 channels: [conda-forge, nodefaults]
 """
 
 
 def read_pins(lock: str) -> list[str]:
-    """Lines of a lock file that pin a package, in order."""
-    lines = (line.strip() for line in lock.splitlines())
-    return [line for line in lines if line and not line.startswith("#")]
+    """What a lock file pins, ``name==version``, in order; digests and options are left out."""
+    words = [line.split() for line in lock.splitlines() if not line.startswith("#")]
+    return [line[0] for line in words if line and not line[0].startswith("-")]
 
 
 def environment(lock: str) -> str:

@@ -21,18 +21,37 @@ from packaging.version import Version
 
 ROOT = Path(__file__).resolve().parents[1]
 CONTAINER = ROOT / "envs" / "container"
-#: Of pip: fetches nothing that the lock does not name.
-PIP = ["pip install --requirement requirements.lock", "pip install --no-deps --no-build-isolation --editable ."]
+#: Of pip: fetches nothing that the locks do not name, digest and all.
+PIP = [
+    "pip install --require-hashes --requirement requirements-pip.lock",
+    "pip install --require-hashes --requirement requirements.lock",
+    "pip install --no-deps --no-build-isolation --editable .",
+]
+#: Every lock file, and the options that may stand in it.
+LOCKS = {
+    "requirements-pip.lock": [],
+    "requirements.lock": ["--constraint requirements-cuda.lock"],
+    "requirements-dev.lock": [],
+    "requirements-readers.lock": [],
+    "requirements-cuda.lock": [],
+}
+
+
+def _requirements(text: str) -> list[str]:
+    """Lines of a lock file as pip takes them: continued ones joined, comments left out."""
+    lines = re.sub(r"^#.*\n", "", text, flags=re.M).replace("\\\n", " ").splitlines()
+    return [line for line in lines if line.strip()]
 
 
 def _pins(text: str) -> dict[str, str]:
-    """Versions by package of lines ``name==version``; any other line is an error."""
+    """Versions by package of lines ``name==version``, with or without digests; any other line is an error."""
     pins = {}
-    for line in text.splitlines():
-        if line.strip() and not line.startswith("#"):
-            name, version = line.strip().split("==")
-            assert str(Version(version)), line
-            pins[canonicalize_name(name)] = version
+    for line in _requirements(text):
+        if line.startswith("--"):
+            continue
+        name, version = line.split()[0].split("==")
+        assert str(Version(version)), line
+        pins[canonicalize_name(name)] = version
     return pins
 
 
@@ -56,6 +75,29 @@ def writer() -> ModuleType:
     return module
 
 
+@pytest.mark.parametrize("lock", LOCKS)
+def test_a_lock_names_the_digest_of_every_file(lock: str) -> None:
+    lines = _requirements((ROOT / lock).read_text())
+    assert [line for line in lines if line.startswith("-")] == LOCKS[lock]
+    pins = [line.split() for line in lines if not line.startswith("-")]
+    assert len({canonicalize_name(pin.split("==")[0]) for pin, *_ in pins}) == len(pins) > 0
+    for pin, *digests in pins:
+        assert digests, f"{pin}: pip would refuse to install it"
+        assert all(re.fullmatch(r"--hash=sha256:[0-9a-f]{64}", digest) for digest in digests), pin
+        assert len(set(digests)) == len(digests)
+
+
+def test_the_cuda_lock_holds_nothing_of_the_run(environment: dict[str, Any]) -> None:
+    assert not set(_pins((ROOT / "requirements-cuda.lock").read_text())) & set(LOCK)
+
+
+def test_every_install_of_the_makefile_asks_for_digests() -> None:
+    lines = [line for line in (ROOT / "Makefile").read_text().splitlines() if "pip install" in line]
+    assert len(lines) >= 7
+    for line in lines:
+        assert "--require-hashes" in line or "--no-deps --no-build-isolation --editable ." in line, line
+
+
 def test_the_conda_environment_pins_what_the_lock_pins(environment: dict[str, Any]) -> None:
     python, pip, further = environment["dependencies"]
     assert pip == "pip"
@@ -69,7 +111,9 @@ def test_the_conda_environment_pins_what_the_lock_pins(environment: dict[str, An
 
 def test_the_conda_environment_is_as_written(writer: ModuleType) -> None:
     assert writer.PLACE.read_text() == writer.environment(writer.LOCK.read_text()), "python envs/write.py"
-    renewed = writer.environment("# what a run needs\nnumpy==9.9.9\n\nzarr==9.1\n")
+    renewed = writer.environment(
+        "# what a run needs\n--constraint x\nnumpy==9.9.9 \\\n    --hash=sha256:ab\n\nzarr==9.1\n"
+    )
     assert yaml.safe_load(renewed)["dependencies"][-1] == {"pip": ["numpy==9.9.9", "zarr==9.1"]}
 
 
@@ -89,6 +133,9 @@ def test_the_lock_meets_what_the_package_asks_for(requirement: str) -> None:
 
 def test_the_locks_do_not_contradict_each_other() -> None:
     dev = _pins((ROOT / "requirements-dev.lock").read_text())
+    pip = _pins((ROOT / "requirements-pip.lock").read_text())
+    assert set(pip) == {"pip"}
+    assert dev["pip"] == pip["pip"]
     assert {name: version for name, version in dev.items() if LOCK.get(name, version) != version} == {}
     for requirement in PROJECT["project"]["optional-dependencies"]["dev"]:
         asked = Requirement(requirement)
@@ -152,6 +199,7 @@ def test_both_recipes_hold_the_same_files_and_all_there_are() -> None:
     assert all(place == f"/opt/slideloom/{name}" for name, place in apptainer.items())
     assert all((ROOT / name).exists() for name in docker)
     needed = {"src", "workflow", "Snakefile", "config", "profiles", "envs", "requirements.lock", "pyproject.toml"}
+    needed |= {"requirements-cuda.lock", "requirements-pip.lock"}
     needed |= {PROJECT["project"]["readme"], *PROJECT["project"]["license-files"]}
     assert docker == needed
     # What the build is given holds all of them, and of a checkout's gigabytes nothing else.

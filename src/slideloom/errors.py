@@ -11,6 +11,21 @@ from dataclasses import dataclass
 
 __all__ = ["ConfigError", "Problem", "SlideError", "SlideloomError"]
 
+#: Characters of a part of a message, so that the whole stays on one screen whatever a file holds.
+_MOST_CHARACTERS = 600
+
+
+def _readable(text: str, most: int = _MOST_CHARACTERS) -> str:
+    """Text from anywhere as a terminal, a log and a table can show it: no control or direction marks, no endless names.
+
+    What :func:`repr` escapes is escaped, but for line ends.
+    """
+    if len(text) > most:
+        text = f"{text[: most * 2 // 3]} […] {text[-most // 3 :]}"
+    if text.isprintable():
+        return text
+    return "".join(one if one == "\n" or one.isprintable() else ascii(one)[1:-1] for one in text)
+
 
 class SlideloomError(Exception):
     """Base of every error that Slideloom raises on purpose.
@@ -30,14 +45,15 @@ class SlideloomError(Exception):
     """
 
     default_code = "error"
+    _most_characters = _MOST_CHARACTERS
 
     def __init__(
         self, what: str, *, where: str = "", expected: str = "", hint: str = "", code: str | None = None
     ) -> None:
-        self.what = what
-        self.where = where
-        self.expected = expected
-        self.hint = hint
+        self.what = _readable(what, self._most_characters)
+        self.where = _readable(where)
+        self.expected = _readable(expected)
+        self.hint = _readable(hint)
         self.code = code or self.default_code
         super().__init__(self.message)
 
@@ -65,7 +81,9 @@ class SlideError(SlideloomError):
 
     @classmethod
     def of(cls, error: SlideloomError) -> SlideError:
-        """The same error, ending one item only."""
+        """The same error, ending one item only; one that does already is given back as it is."""
+        if isinstance(error, SlideError):
+            return error
         return cls(error.what, where=error.where, expected=error.expected, hint=error.hint, code=error.code)
 
 
@@ -87,6 +105,10 @@ class Problem:
     what: str
     hint: str = ""
 
+    def __post_init__(self) -> None:
+        for name in ("where", "what", "hint"):
+            object.__setattr__(self, name, _readable(getattr(self, name)))
+
     def __str__(self) -> str:
         return f"{self.where}: {self.what}" + (f". {self.hint}" if self.hint else "")
 
@@ -101,6 +123,7 @@ class ConfigError(SlideloomError):
     """
 
     default_code = "config"
+    _most_characters = 2**31  # each problem has its own limit
 
     def __init__(self, problems: Sequence[Problem]) -> None:
         self.problems = tuple(problems)

@@ -48,6 +48,39 @@ def test_a_folder_is_replaced_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("exchanges", [True, False])
+@pytest.mark.parametrize("kind", ["file", "link", "link to nothing"])
+def test_a_folder_takes_the_place_of_a_file_and_of_a_link(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, exchanges: bool
+) -> None:
+    if not exchanges:
+        monkeypatch.setattr(files, "_exchange", lambda one, other: False)
+    place, elsewhere = tmp_path / "results" / "store.zarr", tmp_path / "elsewhere"
+    place.parent.mkdir()
+    if kind == "file":
+        place.write_text("no store")
+    else:
+        place.symlink_to(elsewhere)
+    if kind == "link":
+        elsewhere.mkdir()
+        (elsewhere / "one").write_text("theirs")
+    _write_store(place, "new")
+    assert not place.is_symlink()
+    assert (place / "one").read_text() == "new"
+    assert [path.name for path in place.parent.iterdir()] == ["store.zarr"]
+    if kind == "link":
+        assert (elsewhere / "one").read_text() == "theirs"
+
+
+def test_a_file_where_a_folder_belongs_is_named(tmp_path: Path) -> None:
+    (tmp_path / "patches").write_text("a file")
+    for place in (tmp_path / "patches" / "a.zarr", tmp_path / "patches" / "g" / "a.zarr"):
+        with pytest.raises(SlideError, match="a file lies where a folder belongs") as caught:
+            _write_store(place, "new")
+        assert (caught.value.code, caught.value.where) == ("not_a_folder", str(tmp_path / "patches"))
+    assert (tmp_path / "patches").read_text() == "a file"
+
+
+@pytest.mark.parametrize("exchanges", [True, False])
 def test_a_block_that_makes_nothing_leaves_the_old_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exchanges: bool
 ) -> None:

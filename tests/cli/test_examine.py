@@ -1,11 +1,16 @@
 from __future__ import annotations
 
+import errno
+import json
 import os
 from dataclasses import replace
+from multiprocessing import get_context
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from slideloom.artefacts.tables import read_table
 from slideloom.cli import examine as module
@@ -105,14 +110,31 @@ def test_a_marker_without_an_embedding_may_be_mapped_left_out_or_dropped(
     assert report.warnings == notes
 
 
-def test_deep_counts_nuclei_and_finds_damaged_pixels(study: Path, shared: Path) -> None:
+def test_deep_counts_nuclei(study: Path) -> None:
+    assert reports_of(load_study(study), deep=True)["good"].n_annotated == 3
+
+
+def _damaged(study: Path, shared: Path) -> Study:
     rows = load_study(study)
-    assert reports_of(rows, deep=True)["good"].n_annotated == 3
-    damaged = shared / "data" / "wsi_broken" / "corrupt_tile.svs"
-    row = replace(rows.rows[0], slide_id="damaged", he=str(damaged), sp=None, instances=None, classes=None)
-    one = replace(rows, rows=(row,))
-    assert reports_of(one)["damaged"].good
-    assert [fault.code for fault in reports_of(one, deep=True)["damaged"].faults] == ["corrupt_data"]
+    image = shared / "data" / "wsi_broken" / "corrupt_tile.svs"
+    row = replace(rows.rows[0], slide_id="damaged", he=str(image), sp=None, instances=None, classes=None)
+    return replace(rows, rows=(row,))
+
+
+def test_a_glimpse_finds_damaged_pixels_of_a_small_image(study: Path, shared: Path) -> None:
+    report = reports_of(_damaged(study, shared))["damaged"]
+    assert [fault.code for fault in report.faults] == ["corrupt_data"]
+    assert report.images[0].height_px == 2967, "its size is told all the same"
+
+
+def test_of_a_large_image_only_deep_reads_every_pixel(
+    study: Path, shared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("slideloom.cli.glimpse._MOST_BYTES", 1 << 20)
+    monkeypatch.setattr("slideloom.cli.glimpse._WINDOW_PX", 64)
+    assert reports_of(_damaged(study, shared))["damaged"].good, "the window in its middle is whole"
+    report = reports_of(_damaged(study, shared), deep=True)["damaged"]
+    assert [fault.code for fault in report.faults] == ["corrupt_data"]
 
 
 def test_an_unknown_class_is_found_by_deep(study: Path) -> None:
@@ -133,18 +155,84 @@ def _die(task: module._Task) -> SlideReport:
     return SlideReport(task.row.slide_id, task.row.patient_id, task.row.platform)
 
 
-@pytest.mark.slow
 def test_a_file_that_crashes_its_reader_spoils_its_own_slide_only(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    loaded = load_study(study)
-    tasks = [module._task(loaded, row, False, {}, {}) for row in loaded.rows]
-    monkeypatch.setattr(module, "get_context", lambda method: __import__("multiprocessing").get_context("fork"))
+    fork = get_context("fork")
+    monkeypatch.setattr("slideloom.cli.processes.get_context", lambda method: fork)
     monkeypatch.setattr(module, "_examine", _die)
-    reports = {report.slide_id: report for report in module._in_processes(tasks, 2)}
+    reports = {report.slide_id: report for report in examine(load_study(study), workers=2)}
     assert {slide: [fault.code for fault in report.faults] for slide, report in reports.items()} == {
         "good": [],
         "few": ["reader_crashed"],
         "broken": [],
     }
+    fault = reports["few"].faults[0]
+    assert "few" in fault.message
+    assert fault.hint
+    assert [image.image for image in reports["few"].images] == ["he", "sp"], "it has its rows in the table"
+
+
+def test_the_disks_trouble_is_not_called_a_defect_of_the_program(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), "slide.svs")
+
+    monkeypatch.setattr("slideloom.slides.headers.read_facts", fail)
+    (fault,) = reports_of(load_study(study))["good"].faults
+    assert fault.code == "unreadable"
+    assert "good: slide.svs: Stale file handle" in fault.message
+    assert "Try again" in fault.hint
+
+
+def test_tiles_are_counted_by_tissue(study: Path) -> None:
+    loaded = load_study(study)
+    assert dict(reports_of(loaded)["good"].tiles) == {"sp64": 4, "he64": 4}
+    study.write_text(study.read_text().replace("{image: he, tile_px: 64}", "{image: he, tile_px: 64, min_tissue: 0.9}"))
+    pixels = np.full((96, 128, 3), 255, np.uint8)
+    pixels[:, :64] = (200, 40, 120)
+    Image.fromarray(pixels).save("good_he.png")
+    assert dict(reports_of(load_study(study))["good"].tiles) == {"sp64": 4, "he64": 2}
+
+
+def _outline(place: Path, x_px: int) -> None:
+    """A person's outline of the first columns of the slide."""
+    place.parent.mkdir(parents=True)
+    ring = [[0, 0], [x_px, 0], [x_px, 96], [0, 96], [0, 0]]
+    feature = {
+        "type": "Feature",
+        "geometry": {"type": "Polygon", "coordinates": [ring]},
+        "properties": {"classification": {"name": "Tissue"}},
+    }
+    place.write_text(json.dumps({"type": "FeatureCollection", "features": [feature]}))
+
+
+@pytest.mark.parametrize(("x_px", "tiles", "codes"), [(64, 2, []), (20, 0, ["no_tissue"])])
+def test_a_persons_outline_is_what_counts(study: Path, x_px: int, tiles: int, codes: list[str]) -> None:
+    study.write_text(study.read_text().replace("{image: he, tile_px: 64}", "{image: he, tile_px: 64, min_tissue: 0.9}"))
+    loaded = load_study(study)
+    place = loaded.paths.tissue("good")
+    _outline(place, x_px)
+    before = place.read_bytes()
+    report = reports_of(loaded)["good"]
+    assert report.tiles["he64"] == tiles
+    assert [fault.code for fault in report.faults] == codes
+    if codes:
+        assert "he64" in report.faults[0].message
+        assert "grids.he64.min_tissue" in report.faults[0].hint
+    assert place.read_bytes() == before
+    assert [path.name for path in place.parent.iterdir()] == [place.name], "nothing is written there"
+
+
+def test_an_empty_slide_is_told(study: Path) -> None:
+    Image.fromarray(np.full((96, 128, 3), 250, np.uint8)).save("good_he.png")
+    assert [fault.code for fault in reports_of(load_study(study))["good"].faults] == ["no_tissue"]
+
+
+def test_nothing_is_left_in_the_temporary_folder(study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(scratch))
+    before = sorted(path for path in tmp_path.rglob("*"))
+    reports_of(load_study(study))
+    assert sorted(path for path in tmp_path.rglob("*")) == before
 
 
 def test_an_unforeseen_error_spoils_one_slide(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -169,3 +257,12 @@ def test_findings_are_a_table(study: Path) -> None:
     assert rows["broken", "he"]["status"] == "fails"
     assert rows["broken", "he"]["height_px"] is None
     assert rows["few", "sp"]["code"] == "missing_marker"
+
+
+def test_a_slide_of_which_nothing_is_known_has_its_rows(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_look", lambda task: 1 / 0)
+    write_findings(list(reports_of(load_study(study)).values()), Path("findings.parquet"))
+    rows = pq.read_table("findings.parquet").to_pylist()
+    assert [(row["slide_id"], row["image"], row["code"]) for row in rows] == [
+        (slide, image, "internal") for slide in ("good", "few", "broken") for image in ("he", "sp")
+    ]

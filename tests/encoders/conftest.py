@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ class MemoryPatches:
     slide_id: str = "s1"
     image: str = "sp"
     mpp_um: float | None = 0.5
+    path: Path = Path("memory.zarr")
     reads: list[slice] = field(default_factory=list)
 
     def __post_init__(self) -> None:

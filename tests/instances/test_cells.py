@@ -16,12 +16,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from slideloom.artefacts.tables import read_table, table_metadata
-from slideloom.instances.binary_labels import label_pieces
 from slideloom.instances.cells import CELLS, MarkerMeans, cell_classes, write_cells
 from slideloom.instances.contours import find_sides
 from slideloom.instances.measure import Figures
 from slideloom.instances.outlines import outlines
 from slideloom.instances.windows import LabelTable
+from slideloom.slides.binary_labels import label_pieces
 from slideloom.slides.tables import Channel, ClassTable
 
 

@@ -83,7 +83,7 @@ def test_what_is_no_table(tmp_path: Path, raw: bytes, words: str) -> None:
 
 def test_missing_file_and_folder(tmp_path: Path) -> None:
     assert "does not exist" in read_table(tmp_path / "none", ("id",), ("id",)).problems[0].what
-    assert "cannot be read" in read_table(tmp_path, ("id",), ("id",)).problems[0].what
+    assert "is a folder" in read_table(tmp_path, ("id",), ("id",)).problems[0].what
 
 
 def test_nearest_gives_the_known_spelling() -> None:

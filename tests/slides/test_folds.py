@@ -35,3 +35,10 @@ def test_names_can_stand_in_paths_and_differ_where_letter_case_does_not_count() 
     assert all(name.strip("._-") == name and "/" not in name and " " not in name for name in folds)
     assert folds["platform"] == "../.."
     assert {"Orion", "orion_2"} <= set(folds)
+
+
+def test_names_are_short_and_no_devices() -> None:
+    folds = platform_folds(LEAVE, of("x" * 300, "x" * 299, "CON"))
+    assert sorted(folds.values()) == sorted(("x" * 300, "x" * 299, "CON"))
+    assert max(map(len, folds)) <= 66
+    assert folds["platform_CON"] == "CON"

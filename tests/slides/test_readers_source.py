@@ -30,6 +30,13 @@ def test_parse_source(text: str, path: str, member: str) -> None:
     assert parse_source(str(source), Path("elsewhere")) == source
 
 
+def test_a_label_is_for_messages_alone() -> None:
+    source = Source(Path("/data/a.npz"), "images", "slide_1, he image a.npz::images")
+    assert str(source) == "slide_1, he image a.npz::images"
+    assert source == Source(Path("/data/a.npz"), "images")
+    assert hash(source) == hash(Source(Path("/data/a.npz"), "images"))
+
+
 @pytest.mark.parametrize("text", ["", "  ", "::x", "a.npz::", "a.npz:: "])
 def test_sources_that_name_nothing(text: str) -> None:
     with pytest.raises(SlideError) as caught:

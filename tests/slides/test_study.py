@@ -380,7 +380,7 @@ def test_nothing_to_train_on() -> None:
     write_sheet((SHEET[0], role(SHEET[1]), SHEET[3].replace(" test ", " train "), SHEET[4]))
     assert [message.split(": ", 1)[1] for message in told()] == [
         "experiments.sp: no training slide of split 'holdout' has an sp image and annotated instances. "
-        "Nothing could be learnt",
+        "Slides that train: 0 with an sp image, 1 with 'instances', none with both",
         "experiments.he.heads: the head 'classes' has nothing to learn: "
         "no training slide of split 'holdout' has 'classes'. Fill the sheet's column 'classes', or leave the head out",
     ]
@@ -417,8 +417,8 @@ def test_many_missing_files_stay_one_screen() -> None:
     rows = [f"s{k} | P{k} | x | s{k}.svs |  |  |  |  | infer | " for k in range(50)]
     write_sheet((*SHEET, *rows))
     messages = told()
-    assert len(messages) == 9
-    assert messages[-1] == "slides.tsv: 42 more files do not exist"
+    assert len(messages) == 6
+    assert messages[-1].startswith("slides.tsv: 45 more files do not exist")
     for path in Path().glob("*.svs"):
         path.unlink()
     for path in [*Path().glob("*.tif"), Path("c.csv")]:

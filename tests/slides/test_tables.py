@@ -149,3 +149,21 @@ def test_every_fault_of_the_classes_is_told(tmp_path: Path) -> None:
             place,
             problems,
         )
+
+
+def test_a_name_that_could_mean_two_markers_is_not_known() -> None:
+    rows = (Channel("CD3", "CD3e"), Channel("cd3", "CD3-other"), Channel("CD8", "CD8a"), Channel("cd8", "CD8a"))
+    table = MarkerTable(rows)
+    assert [table.lookup(name).marker for name in ("CD3", "cd3", "Cd8")] == ["CD3e", "CD3-other", "CD8a"]
+    assert table.lookup("Cd3") is None
+
+
+def test_letters_have_one_spelling(tmp_path: Path) -> None:
+    composed, apart = "Cr\u00eate", "Cre\u0302te"
+    table, problems = read_markers(write(tmp_path, "channel | marker", f"{composed} | M"))
+    assert problems == []
+    assert table.lookup(apart) == Channel(apart, "M")
+    assert MarkerTable((Channel(apart, "M"),)).lookup(composed.upper()) == Channel(composed.upper(), "M")
+    twice = read_markers(write(tmp_path, "channel | marker", f"{composed} | M", f"{apart} | N"))[1]
+    assert [problem.where.rpartition(":")[0][-1] for problem in twice] == ["3"]
+    assert "has a row already" in twice[0].what

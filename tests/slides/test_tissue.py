@@ -9,6 +9,7 @@ from PIL import Image
 
 from slideloom.config.model import TissueConfig
 from slideloom.errors import SlideError
+from slideloom.slides import tissue
 from slideloom.slides.facts import ImageFacts, SlideFacts
 from slideloom.slides.grid import TileGrid
 from slideloom.slides.headers import read_facts
@@ -67,6 +68,17 @@ def test_he_tissue_is_found_to_within_a_mask_pixel(tmp_path, disc):
     picture = np.asarray(Image.open(tmp_path / "out" / "thumbnail.png"))
     assert picture.shape == (600, 480, 3)
     assert (picture[:, :, 1].astype(int) - picture[:, :, 0] > 80).sum() > 500, "the outline is drawn in green"
+
+
+def test_an_image_larger_than_any_slide_is_looked_at_more_coarsely(tmp_path, disc, monkeypatch):
+    monkeypatch.setattr(tissue, "_MOST_PX", 5000)
+    seen = []
+    look = tissue._look
+    monkeypatch.setattr(tissue, "_look", lambda *given: seen.append(look(*given)) or seen[-1])
+    _make(SlideRow("s", he="he.png", he_mpp_um=1.0), tmp_path, tmp_path / "out")
+    assert seen[0].signal.size <= 5000
+    assert seen[0].scale == pytest.approx(np.sqrt(600 * 480 / 5000))
+    assert _iou(read_tissue(tmp_path / "out" / "tissue.geojson"), disc) > 0.9
 
 
 def test_sp_tissue_is_found_even_in_sparse_counts(tmp_path):

@@ -7,7 +7,6 @@ started, heard and ended, with the processes themselves.
 from __future__ import annotations
 
 import logging
-import pickle
 import signal
 import sys
 import threading
@@ -29,6 +28,7 @@ from slideloom.errors import SlideloomError
 from slideloom.training import distributed, loop, optimiser
 from slideloom.training.checkpoint import load_decoder, read_meta
 from slideloom.training.distributed import ALONE, World, launch, launched
+from slideloom.training.handover import to_text
 from slideloom.training.job import TrainJob
 from slideloom.training.loop import train
 from slideloom.training.stored import SlideData
@@ -267,7 +267,7 @@ def test_one_process_that_fails_ends_all_with_its_own_words(tasks: ModuleType, h
 def test_the_first_error_is_told(tmp_path: Path) -> None:
     for moment, rank in ((7, 1), (9, 0)):
         error = SlideloomError(f"at {moment}", code="diverged")
-        (tmp_path / f"error-{moment:020d}-{rank}").write_bytes(pickle.dumps(error))
+        (tmp_path / f"error-{moment:020d}-{rank}").write_text(to_text(error))
     for codes in ({0: 1, 1: 1}, {0: -signal.SIGTERM, 1: 1}):
         assert distributed._first_error(tmp_path, codes).what == "at 7"
     assert "process 0 failed: it was ended by SIGSEGV" in str(distributed._first_error(tmp_path, {1: 1, 0: -11}))

@@ -6,14 +6,17 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
 from filelock import FileLock
+
+if TYPE_CHECKING:
+    from .disturb import Disk
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 RULES = [
@@ -148,3 +151,19 @@ def _run_study(folder: Path) -> None:
     workspace = Workspace(folder)
     workspace.config_path.write_text(yaml.safe_dump(config, sort_keys=False))
     workspace.run()
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Disk]:
+    """A disk of 1 MiB."""
+    from .disturb import Disk  # which imports this module
+
+    place = tmp_path / "disk"
+    place.mkdir()
+    disk = Disk(place)
+    try:
+        disk.resize(1024, new=True)
+    except FileNotFoundError:
+        pytest.skip("there is no mount program here")
+    yield disk
+    subprocess.run(["umount", "--lazy", str(place)], check=True)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import errno
-import subprocess
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -22,41 +21,10 @@ from slideloom.artefacts.zarrio import open_array, write_array
 from slideloom.encoders.embedding.token_writer import SlideWriter, TokenArray
 
 from .conftest import Workspace, run_once
+from .disturb import Disk
 from .undisturbed import content, differences, run_undisturbed, whole_studies, write_study
 
 _RNG = np.random.default_rng(5)
-
-
-class Disk:
-    """A disk of its own, in memory, whose size can be changed."""
-
-    def __init__(self, place: Path) -> None:
-        self.place = place
-
-    def resize(self, kib: int, *, new: bool = False) -> None:
-        options = f"size={kib}k" if new else f"remount,size={kib}k"
-        done = subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(self.place)],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if done.returncode != 0:
-            pytest.skip(f"mounting a small disk takes root, and a machine that allows it: {done.stderr.strip()}")
-
-
-@pytest.fixture
-def disk(tmp_path: Path) -> Iterator[Disk]:
-    """A disk of 1 MiB."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    disk = Disk(place)
-    try:
-        disk.resize(1024, new=True)
-    except FileNotFoundError:
-        pytest.skip("there is no mount program here")
-    yield disk
-    subprocess.run(["umount", "--lazy", str(place)], check=True)
 
 
 def _noise(kib: int) -> np.ndarray[Any, Any]:

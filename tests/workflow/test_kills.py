@@ -6,11 +6,9 @@ own ``make soak`` kills, none when unset.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import random
 import secrets
-import signal
 import subprocess
 import sys
 import time
@@ -19,15 +17,13 @@ from pathlib import Path
 import pytest
 
 from .conftest import REPOSITORY, Workspace, copied, run_once
+from .disturb import KINDS, PATIENCE_S, disturb, job_records, restart, wait_for_the_orphans
 from .undisturbed import content, differences, run_undisturbed, whole_studies, write_study
 
 pytestmark = [pytest.mark.workflow, pytest.mark.slow, whole_studies]
 
-#: What is killed: Snakemake alone, so that its jobs work on; everything, as when a node goes down; one job.
-KINDS = ("snakemake", "node", "job")
 SOAK = int(os.environ.get("SLIDELOOM_SOAK", "0"))
 SEED = int(os.environ.get("SLIDELOOM_SEED", "0")) or secrets.randbelow(2**31)
-_PATIENCE_S = 600
 
 
 @pytest.fixture(scope="session")
@@ -45,14 +41,14 @@ def workspace(undisturbed: Workspace, tmp_path: Path) -> Workspace:
 def test_a_run_killed_three_times_ends_as_an_undisturbed_one(undisturbed: Workspace, workspace: Workspace) -> None:
     rng = random.Random(SEED)
     print(f"seed {SEED}")
-    n_jobs = len(_job_records(undisturbed))
+    n_jobs = len(job_records(undisturbed))
     # In three parts of the run, so that each kill has something left to kill.
     sessions = [
-        _disturb(workspace, kind, rng.randrange(part * n_jobs // 3, (part + 1) * n_jobs // 3 - 1), rng)
+        disturb(workspace, kind, rng.randrange(part * n_jobs // 3, (part + 1) * n_jobs // 3 - 1), rng)
         for part, kind in enumerate(rng.sample(KINDS, len(KINDS)))
     ]
-    _restart(workspace)
-    _wait_for_the_orphans(sessions)
+    restart(workspace)
+    wait_for_the_orphans(sessions)
     assert differences(content(undisturbed.results), content(workspace.results)) == []
 
 
@@ -86,7 +82,7 @@ def test_twenty_jobs_killed_in_the_middle_of_their_slides_end_as_an_undisturbed_
     rng = random.Random(SEED)
     print(f"seed {SEED}")
     start = time.monotonic()
-    assert _start_job(tmp_path / "undisturbed").wait(_PATIENCE_S) == 0
+    assert _start_job(tmp_path / "undisturbed").wait(PATIENCE_S) == 0
     seconds = time.monotonic() - start
     wanted = content(tmp_path / "undisturbed")
     hit = 0
@@ -97,7 +93,7 @@ def test_twenty_jobs_killed_in_the_middle_of_their_slides_end_as_an_undisturbed_
         killed.kill()
         hit += killed.wait() != 0
         done = len(list((folder / "state").rglob("items/[0-9]*.json")))
-        assert _start_job(folder).wait(_PATIENCE_S) == 0
+        assert _start_job(folder).wait(PATIENCE_S) == 0
         assert differences(wanted, content(folder)) == [], f"killed after {done} slides"
     assert hit >= 5, "most jobs had ended before they were killed"
 
@@ -120,9 +116,9 @@ def _start_job(folder: Path) -> subprocess.Popen[str]:
 def test_soak(undisturbed: Workspace, workspace: Workspace, number: int) -> None:
     rng = random.Random(SEED + number)
     print(f"seed {SEED + number}")
-    session = _disturb(workspace, rng.choice(KINDS), rng.randrange(len(_job_records(undisturbed)) - 1), rng)
-    _restart(workspace)
-    _wait_for_the_orphans([session])
+    session = disturb(workspace, rng.choice(KINDS), rng.randrange(len(job_records(undisturbed)) - 1), rng)
+    restart(workspace)
+    wait_for_the_orphans([session])
     assert differences(content(undisturbed.results), content(workspace.results)) == []
 
 
@@ -136,89 +132,3 @@ def test_the_comparison_sees_a_changed_chunk_and_a_lost_record(undisturbed: Work
     lost.unlink()
     found = differences(content(undisturbed.results), content(copy.results))
     assert found == sorted(path.relative_to(copy.results).as_posix() for path in (chunk, lost))
-
-
-def _job_records(workspace: Workspace) -> list[Path]:
-    return list((workspace.results / "state").rglob("jobs/*.json"))
-
-
-def _disturb(workspace: Workspace, kind: str, n_done: int, rng: random.Random) -> int:
-    """Run, and kill when so many jobs are done and a moment has passed; the number of the run's session."""
-    _unlock(workspace)
-    delay = rng.uniform(0.0, 3.0)
-    command = [sys.executable, "-m", "snakemake", "--snakefile", str(REPOSITORY / "Snakefile"), "--cores", "2"]
-    command += ["--profile", str(REPOSITORY / "profiles" / "local"), "--configfile", str(workspace.config_path)]
-    with (workspace.folder / "screen.log").open("ab") as screen:
-        running = subprocess.Popen(
-            command,
-            cwd=workspace.folder,
-            stdout=screen,
-            stderr=screen,
-            env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": ""},
-            start_new_session=True,
-        )
-    try:
-        start = time.monotonic()
-        while len(_job_records(workspace)) < n_done:
-            assert running.poll() is None, (workspace.folder / "screen.log").read_text()[-4000:]
-            assert time.monotonic() - start < _PATIENCE_S
-            time.sleep(0.02)
-        time.sleep(delay)
-        victims = {"snakemake": [running.pid], "node": _session(running.pid), "job": []}[kind]
-        while kind == "job" and not victims and running.poll() is None:
-            jobs = [pid for pid in _session(running.pid) if _is_job(pid)]
-            victims = [rng.choice(jobs)] if jobs else []
-        told = f"{kind} after {len(_job_records(workspace))} jobs and {delay:.2f} s: processes {victims}"
-        print(told, "" if running.poll() is None else "(the run had ended)")
-        for pid in victims:
-            _kill(pid)
-        running.wait(_PATIENCE_S)
-    except BaseException:
-        for pid in _session(running.pid):
-            _kill(pid)
-        raise
-    return running.pid
-
-
-def _restart(workspace: Workspace) -> None:
-    """What docs/cluster.md tells a user to do."""
-    _unlock(workspace)
-    workspace.run("--cores", "2")
-
-
-def _unlock(workspace: Workspace) -> None:
-    if any((workspace.folder / ".snakemake" / "locks").glob("*")):
-        workspace.run("--unlock")
-
-
-def _wait_for_the_orphans(sessions: list[int]) -> None:
-    """Jobs that outlived their Snakemake; what they write last must be equal, too."""
-    start = time.monotonic()
-    while any(map(_session, sessions)):
-        assert time.monotonic() - start < _PATIENCE_S
-        time.sleep(0.1)
-
-
-def _session(number: int) -> list[int]:
-    """Living processes of a session, the leader first."""
-    found = []
-    for place in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = place.read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        if int(fields[3]) == number and fields[0] != "Z":
-            found.append(int(place.parent.name))
-    return sorted(found)
-
-
-def _is_job(pid: int) -> bool:
-    try:
-        return b".snakemake/scripts/" in Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
-        return False
-
-
-def _kill(pid: int) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGKILL)

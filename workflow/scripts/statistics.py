@@ -24,6 +24,7 @@ if len(good) < len(slides):
 def work(name):
     if not good:
         raise SlideError("no training slide has patches", where=f"encoder {name}", code="no_training_slides")
+    job.check("patches", good)
     stores = [PatchStore(job.paths.patches(grid, slide)) for slide in good]
     found = channel_statistics(stores, job.config["markers"], NormalisationConfig(**job.config["normalisation"]))
     place = job.paths.statistics(name)

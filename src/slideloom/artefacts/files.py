@@ -21,7 +21,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from slideloom.errors import SlideloomError
+from slideloom.errors import SlideError, SlideloomError
 
 __all__ = ["FullDiskError", "publish", "read_json", "system_error", "write_json", "write_text"]
 
@@ -117,10 +117,12 @@ def publish(place: Path) -> Iterator[Path]:
     ------
     FullDiskError
         The disk is full, or the quota is used up; ``place`` is as it was before.
+    SlideError
+        ``not_a_folder``: a file lies where a folder above ``place`` belongs.
     """
     draft = _beside(place)
     try:
-        place.parent.mkdir(parents=True, exist_ok=True)
+        _make_folder(place.parent)
         _sweep(place.parent)
         yield draft
         _put(draft, place)
@@ -133,6 +135,17 @@ def publish(place: Path) -> Iterator[Path]:
         raise full from error
     finally:
         _remove(draft)
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        taken = next((path for path in (folder, *folder.parents) if path.exists() and not path.is_dir()), folder)
+        hint = "Move it away, or choose another results folder, and give the same command again"
+        raise SlideError(
+            "a file lies where a folder belongs", where=str(taken), expected="a folder", hint=hint, code="not_a_folder"
+        ) from error
 
 
 def _beside(place: Path) -> Path:
@@ -159,7 +172,9 @@ def _put(draft: Path, place: Path) -> None:
                 os.replace(draft, place)
                 return
             except OSError as error:
-                if error.errno not in _TAKEN:
+                if error.errno == errno.ENOTDIR:  # a folder is not renamed over a file, nor over a link to a folder
+                    place.unlink(missing_ok=True)
+                elif error.errno not in _TAKEN:
                     raise
         elif _exchange(draft, place):
             return  # what was there bears the draft's name now, and goes with it
@@ -183,7 +198,8 @@ def _remove(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
-        path.unlink(missing_ok=True)
+        with suppress(NotADirectoryError):  # a file lies where its folder belongs
+            path.unlink(missing_ok=True)
 
 
 def _sweep(folder: Path) -> None:

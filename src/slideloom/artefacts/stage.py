@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from slideloom.artefacts.broken import BrokenArtefactError, check_item, told_broken
 from slideloom.artefacts.files import read_json, system_error, write_json
 from slideloom.artefacts.keys import canonical, digest_text, digest_tree, tree_size
 from slideloom.artefacts.paths import Paths
@@ -41,6 +42,9 @@ class ItemState:
         Digest of the content that was made; empty when failed.
     stage, code, message, hint : str
         Of a failure: where it first happened and why. ``message`` says why for ``absent``, too.
+    artefact : str
+        Of a failure: the artefact of an earlier stage that was found broken, relative to the results. The next run
+        makes it again.
     """
 
     status: Literal["ok", "absent", "failed"]
@@ -49,6 +53,7 @@ class ItemState:
     code: str = ""
     message: str = ""
     hint: str = ""
+    artefact: str = ""
 
     def joined(self, other: ItemState) -> ItemState:
         """One state for two artefacts of an item: the first that is not ``ok``, or both digests as one."""
@@ -108,6 +113,9 @@ class Stage:
         Canonical text of what is particular to an item, such as its sheet row.
     seeds : mapping of str to int
         Seeds that the work draws from, for the record of what made an item; no part of its key.
+    sources : tuple of (str, str)
+        Stage and context of the records whose artefacts an item reads. They are looked at before the item is worked on,
+        by :func:`slideloom.artefacts.broken.check_item`; no part of its key.
     """
 
     name: str
@@ -119,6 +127,7 @@ class Stage:
     shared: str = ""
     per_item: Mapping[str, str] = field(default_factory=dict)
     seeds: Mapping[str, int] = field(default_factory=dict)
+    sources: tuple[tuple[str, str], ...] = ()
 
     def run(
         self, items: Iterable[str], work: Callable[[str], Iterable[Path] | str], job_record: Path
@@ -191,7 +200,12 @@ class Stage:
                 # Before its artefact is touched: an older record must not vouch for a newer artefact.
                 self._record(item).unlink(missing_ok=True)
                 taken[item] = time.perf_counter()
-                yield item
+                broken = self._broken(item)
+                if broken is None:
+                    yield item
+                else:
+                    states[item] = self._finish(item, broken)
+                    self._tell(item, states[item], "not begun", f"{len(states)}/{len(names)}")
 
         for item, outcome in stream(take()):
             states[item] = self._finish(item, outcome)
@@ -219,6 +233,15 @@ class Stage:
 
     def _record(self, item: str) -> Path:
         return self.paths.record(self.name, self.context, item)
+
+    def _broken(self, item: str) -> BrokenArtefactError | None:
+        """What is wrong with an artefact that the item reads, as far as can be told without reading it."""
+        try:
+            for stage, context in self.sources:
+                check_item(self.paths, stage, context, item)
+        except BrokenArtefactError as error:
+            return error
+        return None
 
     def _tell(self, item: str, state: ItemState, took: str, number: str) -> None:
         # A failure is news at its first stage only; those below repeat it.
@@ -257,13 +280,19 @@ class Stage:
         return state
 
     def _failed(self, item: str, error: Exception) -> ItemState:
-        if isinstance(error, SlideError):
-            return self._failure(error.code, error.message, error.hint)
-        # Failures of the machine, not of the slide: the job stops and is run again.
+        # Failures of the machine, not of the slide: the job stops and is run again. They are asked for first, as
+        # tensorstore tells of a full disk by the error that it raises for a damaged chunk, too.
         if isinstance(error, MemoryError):
             raise error
-        if (machine := system_error(error, self.paths.root)) is not None:
+        if not isinstance(error, SlideError) and (machine := system_error(error, self.paths.root)) is not None:
             raise machine from error
+        if (broken := told_broken(error, self.paths.root)) is not None:
+            message = broken.message.replace(f"{self.paths.root}/", "")  # results hold no place of the machine
+            below = broken.place.is_relative_to(self.paths.root)
+            place = broken.place.relative_to(self.paths.root).as_posix() if below else ""
+            return ItemState("failed", "", self.name, broken.code, message, broken.hint, place)
+        if isinstance(error, SlideError):
+            return self._failure(error.code, error.message, error.hint)
         return self._unforeseen(item, error)
 
     def _kept(self, record: Path, key: str) -> ItemState | None:

@@ -16,7 +16,18 @@ import numpy as np
 import tensorstore as ts
 from numpy.typing import DTypeLike, NDArray
 
-__all__ = ["create_array", "create_group", "open_array", "read_array", "read_attributes", "write_array"]
+from slideloom.artefacts.broken import BrokenArtefactError, MissingArtefactError, told_broken
+
+__all__ = [
+    "check_array",
+    "check_attributes",
+    "create_array",
+    "create_group",
+    "open_array",
+    "read_array",
+    "read_attributes",
+    "write_array",
+]
 
 Codec = Literal["none", "labels", "counts"]
 _INNER_BYTES = 512 * 1024
@@ -40,9 +51,59 @@ def create_group(path: Path, attributes: Mapping[str, Any]) -> None:
 
 
 def read_attributes(path: Path) -> dict[str, Any]:
-    """Attributes of a Zarr v3 group or array."""
-    attributes: dict[str, Any] = json.loads((path / "zarr.json").read_text())["attributes"]
+    """Attributes of a Zarr v3 group or array.
+
+    Raises
+    ------
+    MissingArtefactError
+        ``missing_artefact``: nothing lies there; a :class:`FileNotFoundError`, too.
+    BrokenArtefactError
+        ``store_damaged``: a file lies there, or the attributes cannot be read; ``artefact_schema``: a Zarr v2 store.
+    """
+    try:
+        attributes = json.loads((path / "zarr.json").read_text(encoding="utf-8"))["attributes"]
+    except FileNotFoundError as error:
+        if (path / ".zgroup").is_file() or (path / ".zarray").is_file():
+            what, expected = "a Zarr v2 store", "Zarr v3, as Slideloom writes it"
+            raise BrokenArtefactError(what, place=path, expected=expected, code="artefact_schema") from error
+        raise MissingArtefactError(f"no Zarr store at {path}", place=path) from error
+    except NotADirectoryError as error:
+        raise BrokenArtefactError("a file lies there", place=path, expected="the folder of a Zarr store") from error
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        what = f"its attributes cannot be read ({type(error).__name__}: {error})"
+        raise BrokenArtefactError(what, place=path, expected="zarr.json of a Zarr v3 store") from error
+    if not isinstance(attributes, dict):
+        what = f"its attributes are a {type(attributes).__name__}"
+        raise BrokenArtefactError(what, place=path, expected="a JSON object")
     return attributes
+
+
+def check_attributes(path: Path, attributes: Mapping[str, Any], kind: str, schema: int, keys: Sequence[str]) -> None:
+    """Refuse a store of another kind or version than is to be read.
+
+    Parameters
+    ----------
+    path : Path
+        The store.
+    attributes : mapping
+        Its attributes.
+    kind : str
+        What it should be, for the message, such as ``patches``.
+    schema : int
+        Version that is read; attributes that name none pass.
+    keys : sequence of str
+        What must be recorded.
+
+    Raises
+    ------
+    BrokenArtefactError
+        ``artefact_schema``.
+    """
+    version, lacking = attributes.get("schema", schema), [key for key in keys if key not in attributes]
+    if version != schema or lacking:
+        what = f"its schema is {version!r}" if version != schema else f"it does not record {', '.join(lacking)}"
+        expected = f"a store of {kind}, schema {schema}"
+        raise BrokenArtefactError(what, place=path, expected=expected, code="artefact_schema")
 
 
 def _codecs(codec: Codec, dtype: np.dtype[Any]) -> list[dict[str, Any]]:
@@ -132,13 +193,56 @@ def open_array(path: Path) -> ts.TensorStore:
 
     Raises
     ------
-    FileNotFoundError
-        No array lies there.
+    MissingArtefactError
+        ``missing_artefact``: no array lies there; a :class:`FileNotFoundError`, too.
+    BrokenArtefactError
+        ``store_damaged``: its metadata cannot be read.
     """
     if not (path / "zarr.json").is_file():
-        raise FileNotFoundError(f"no Zarr array at {path}")
+        raise MissingArtefactError(f"no Zarr array at {path}", place=path)
     spec = {"driver": "zarr3", "kvstore": {"driver": "file", "path": str(path)}}
-    return ts.open(spec, open=True, read=True, write=False, context=_CONTEXT).result()
+    try:
+        return ts.open(spec, open=True, read=True, write=False, context=_CONTEXT).result()
+    except ValueError as error:
+        broken = told_broken(error, path)
+        raise BrokenArtefactError(broken.what, place=path) if broken else error from error
+
+
+def check_array(
+    array: ts.TensorStore, place: Path, shape: Sequence[int | None], dtype: DTypeLike | None = None
+) -> ts.TensorStore:
+    """Refuse an array that is not what its store says it holds.
+
+    Parameters
+    ----------
+    array : tensorstore.TensorStore
+        As it was opened.
+    place : Path
+        Its folder.
+    shape : sequence of int or None
+        What it must have; None: any length.
+    dtype : dtype, optional
+        What it must be of; any when left out.
+
+    Returns
+    -------
+    tensorstore.TensorStore
+        The array.
+
+    Raises
+    ------
+    BrokenArtefactError
+        ``store_mismatch``.
+    """
+    found = tuple(int(size) for size in array.shape)
+    kind = np.dtype(array.dtype.numpy_dtype)
+    fits = len(found) == len(shape) and all(want in (None, have) for want, have in zip(shape, found, strict=True))
+    if not fits or (dtype is not None and kind != np.dtype(dtype)):
+        wanted = ", ".join("any" if size is None else str(size) for size in shape)
+        expected = f"({wanted})" + (f" of {np.dtype(dtype)}" if dtype is not None else "")
+        what = f"an array of {found} of {kind}"
+        raise BrokenArtefactError(what, place=place, expected=expected, code="store_mismatch")
+    return array
 
 
 def read_array(path: Path) -> NDArray[Any]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from slideloom.cli.guards import check_image_folder
 from slideloom.errors import SlideError, SlideloomError
 from slideloom.slides.sheet import SlideRow
 from slideloom.slides.source import Source
@@ -73,8 +74,7 @@ def discover(folder: Path) -> Discovery:
     SlideloomError
         The folder does not exist, or holds no image.
     """
-    if not folder.is_dir():
-        raise SlideloomError("this folder does not exist", where=str(folder))
+    check_image_folder(folder)
     notes: list[str] = []
     slides: dict[tuple[Path, str], dict[str, list[Path]]] = defaultdict(lambda: defaultdict(list))
     for path in _candidates(folder):
@@ -114,7 +114,9 @@ def discover(folder: Path) -> Discovery:
         )
         rows.append(row)
     if not rows:
-        raise SlideloomError("no image was found", where=str(folder), expected=f"files such as {', '.join(_FORMATS)}")
+        hint = "Name another folder, or write the sheet by hand: config/README.md lists its columns"
+        expected = f"files such as {', '.join(_FORMATS)}"
+        raise SlideloomError("no image was found", where=str(folder), expected=expected, hint=hint)
     return Discovery(rows, notes)
 
 

@@ -32,13 +32,20 @@ that are told of it complete and check keys while you write:
 # yaml-language-server: $schema=schema/config.schema.json
 ```
 
-Names of grids, encoders, splits and experiments stand in paths: letters, digits, `_`, `-` and `.`, at most 64.
+Names of grids, encoders, splits and experiments stand in paths: letters, digits, `_`, `-` and single `.`, at most 64,
+different in more than letter case, and none that Windows keeps for devices (`con`, `nul`, …). A file's name may hold no
+braces, which Snakemake takes for wildcards. Results need a folder of their own: not the one that the study is run from,
+not the one that the sheet's paths start from, not one inside an image.
+
+A config has at most 128 kB and holds plain values: no tags (`!!…`), and no aliases that multiply.
 """
 _SHEET = """\
 ## The sheet (`slides`)
 
-One row a slide, with a header line; tabs or commas, UTF-8. Blank rows and rows that start with `#` are skipped.
-`slideloom sheet FOLDER` makes one from a folder of images.
+One row a slide, with a header line; tabs, commas or semicolons, UTF-8, at most 16 MB. Blank rows and rows that start
+with `#` are skipped. `slideloom sheet FOLDER` makes one from a folder of images.
+
+Patients and platforms whose names look alike, such as `P1` and `p1`, are told as a warning: they count as two.
 """
 _SHEET_TAIL = """\
 Any other column is kept, and a split with `scheme: column` may use it. Of these, `tissue` (the organ, such as

@@ -1,18 +1,21 @@
-"""Open every slide of a study without running anything, and say which will fail, and why."""
+"""Open every slide of a study without running anything, and say which will fail, and why.
+
+Headers, and a glimpse at the overview; every pixel and annotation only where that is asked for.
+"""
 
 from __future__ import annotations
 
 import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from multiprocessing import get_context
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, cast
+from warnings import catch_warnings, simplefilter
 
+from slideloom.cli.processes import in_processes
 from slideloom.cli.slide_report import Fault, ImageReport, SlideReport
 from slideloom.config.model import GridConfig, Modality
 from slideloom.errors import SlideError
@@ -20,8 +23,10 @@ from slideloom.slides.external import external_rows
 from slideloom.slides.sheet import SlideRow, parse_source
 from slideloom.slides.study import Study
 from slideloom.slides.tables import ClassTable, MarkerTable
+from slideloom.workflow.plan import Plan
 
 if TYPE_CHECKING:
+    from slideloom.cli.glimpse import Glimpse, Wanted
     from slideloom.slides.facts import SlideFacts
 
 __all__ = ["examine"]
@@ -39,6 +44,8 @@ class _Task:
     markers: MarkerTable
     classes: ClassTable
     deep: bool
+    #: What the run will ask of its tissue.
+    tissue: Wanted
     #: Markers that each experiment asks of this slide's sp image.
     wanted: Mapping[str, Sequence[str]] = field(default_factory=dict)
     #: By name, the encoders that read it and need an embedding of every marker.
@@ -82,12 +89,13 @@ def examine(study: Study, *, deep: bool = False, workers: int | None = None) -> 
     """
     embedded = _embedded(study)
     others = external_rows(study.rows, study.config)
-    tasks = [_task(study, row, deep, embedded, others) for row in study.rows]
+    grids = {name: study.config.grids[name] for name in Plan(study, Path()).used_grids()}
+    tasks = [_task(study, row, deep, grids, embedded, others) for row in study.rows]
     count = min(workers or min(8, os.cpu_count() or 1), len(tasks))
     if count <= 1:
         yield from map(_examine, tasks)
         return
-    yield from _in_processes(tasks, count)
+    yield from in_processes(_examine, tasks, count, _lost)
 
 
 def _embedded(study: Study) -> dict[str, _Embedded]:
@@ -104,7 +112,16 @@ def _embedded(study: Study) -> dict[str, _Embedded]:
     return found
 
 
-def _task(study: Study, row: SlideRow, deep: bool, embedded: Mapping[str, _Embedded], others: _Others) -> _Task:
+def _task(
+    study: Study,
+    row: SlideRow,
+    deep: bool,
+    grids: Mapping[str, GridConfig],
+    embedded: Mapping[str, _Embedded],
+    others: _Others,
+) -> _Task:
+    from slideloom.cli.glimpse import Wanted
+
     wanted: dict[str, Sequence[str]] = {}
     readers: set[str] = set()
     for name, experiment in study.config.experiments.items():
@@ -119,27 +136,15 @@ def _task(study: Study, row: SlideRow, deep: bool, embedded: Mapping[str, _Embed
             wanted[name] = tuple(markers)
     concerned = {name: one for name, one in embedded.items() if name in readers}
     own = others.get(row.slide_id, {})
-    return _Task(row, study.data_root, study.markers, study.classes, deep, wanted, concerned, own)
+    tissue = Wanted(study.config.tissue, grids, study.paths.tissue(row.slide_id).parent)
+    return _Task(row, study.data_root, study.markers, study.classes, deep, tissue, wanted, concerned, own)
 
 
-def _in_processes(tasks: Sequence[_Task], count: int) -> Iterator[SlideReport]:
-    """Share the tasks out; after a crash, try each unfinished one in a process of its own to find the culprit."""
-    left = {task.row.slide_id: task for task in tasks}
-    context = get_context("spawn")
-    with ProcessPoolExecutor(count, mp_context=context) as pool, suppress(BrokenProcessPool):
-        futures: list[Future[SlideReport]] = [pool.submit(_examine, task) for task in tasks]
-        for future in as_completed(futures):
-            report = future.result()
-            del left[report.slide_id]
-            yield report
-    for task in left.values():
-        try:
-            with ProcessPoolExecutor(1, mp_context=context) as pool:
-                report = pool.submit(_examine, task).result()
-        except BrokenProcessPool:
-            hint = "The file is damaged in a way that its library does not survive; write it anew"
-            report = _report(task.row, [Fault("reader_crashed", "reading it ends the process", hint)])
-        yield report
+def _lost(task: _Task) -> SlideReport:
+    """A slide whose reading ends the process that does it."""
+    hint = "The file is damaged in a way that its library does not survive; write it anew"
+    what = "reading it ends the process"
+    return _report(task.row, [_fault(SlideError(what, where=task.row.slide_id, hint=hint, code="reader_crashed"))])
 
 
 def _report(
@@ -149,16 +154,20 @@ def _report(
     annotation: tuple[int, int] | None = None,
     n_annotated: int | None = None,
     warnings: Iterable[str] = (),
+    tiles: Mapping[str, int] = MappingProxyType({}),
 ) -> SlideReport:
+    unseen = (ImageReport(name, text) for name in _MODALITIES if (text := getattr(row, name)))
     return SlideReport(
         row.slide_id,
         row.patient_id,
         row.platform,
-        tuple(images),
+        tuple(images) or tuple(unseen),
         annotation,
         n_annotated,
-        tuple(faults),
+        tuple(dict.fromkeys(faults)),
         tuple(dict.fromkeys(warnings)),
+        dict(tiles),
+        bool(row.instances),
     )
 
 
@@ -167,9 +176,13 @@ def _examine(task: _Task) -> SlideReport:
     for library in ("slideloom", "tifffile"):  # what they would log stands in the report
         logging.getLogger(library).addHandler(_QUIET)
     try:
-        return _look(task)
+        with catch_warnings():
+            simplefilter("ignore")
+            return _look(task)
+    except OSError as error:
+        return _report(row, [_of_machine(row, error)])
     except Exception as error:
-        return _report(row, [_unforeseen(error)])
+        return _report(row, [_unforeseen(row, error)])
 
 
 def _look(task: _Task) -> SlideReport:
@@ -182,18 +195,26 @@ def _look(task: _Task) -> SlideReport:
     unknown, dropped = _without_embedding(task, images)
     faults = [*_missing_markers(task, images), *unknown, *_others(task, facts)]
     annotation, count = _annotation_shape(task), None
+    seen = _glimpse(task, facts)
+    faults += seen.faults
     warnings = [*facts.warnings, *dropped]
     if task.deep:
         found, count, more = _read_everything(task, facts)
         faults += found
         warnings += more
-    return _report(row, faults, images, annotation, count, warnings)
+    return _report(row, faults, images, annotation, count, warnings, seen.tiles)
 
 
 def _facts(task: _Task, row: SlideRow) -> SlideFacts:
     from slideloom.slides.headers import read_facts
 
     return read_facts(row, task.root, task.markers, digests=False)
+
+
+def _glimpse(task: _Task, facts: SlideFacts) -> Glimpse:
+    from slideloom.cli.glimpse import glimpse
+
+    return glimpse(task.row, task.root, facts, task.tissue)
 
 
 def _pieces(task: _Task, first: SlideError) -> SlideReport:
@@ -220,8 +241,16 @@ def _fault(error: SlideError) -> Fault:
     return Fault(error.code, error.message, error.hint)
 
 
-def _unforeseen(error: Exception) -> Fault:
-    return Fault("internal", f"{type(error).__name__}: {error}", "Please report it")
+def _of_machine(row: SlideRow, error: OSError) -> Fault:
+    """What readers do not put down to the file: the disk, the network, too many open files."""
+    what = f"{error.filename or 'its files'}: {error.strerror or error}"
+    hint = "The disk or the network did not answer. Try again; if it stays, copy the file anew"
+    return _fault(SlideError(what, where=row.slide_id, hint=hint, code="unreadable"))
+
+
+def _unforeseen(row: SlideRow, error: Exception) -> Fault:
+    hint = "This is a defect of Slideloom. Please report it, with the file if you may"
+    return _fault(SlideError(f"{type(error).__name__}: {error}", where=row.slide_id, hint=hint, code="internal"))
 
 
 def _header(task: _Task, modality: Modality) -> ImageReport:
@@ -312,34 +341,45 @@ def _annotation_shape(task: _Task) -> tuple[int, int] | None:
 
 
 def _read_everything(task: _Task, facts: SlideFacts) -> tuple[list[Fault], int | None, list[str]]:
+    import numpy as np
+
     from slideloom.slides.annotations import read_annotations
 
     faults: list[Fault] = []
+    warnings: list[str] = []
     for modality in facts.images:
         try:
-            _read_pixels(task, cast("Modality", modality))
+            warnings += _read_pixels(task, cast("Modality", modality))
         except SlideError as error:
             faults.append(_fault(error))
         except Exception as error:
-            faults.append(_unforeseen(error))
+            faults.append(_unforeseen(task.row, error))
     try:
         found = read_annotations(task.row, task.root, facts, facts.reference, 1.0, task.classes)
     except SlideError as error:
-        return [*faults, _fault(error)], None, []
+        return [*faults, _fault(error)], None, warnings
     if found is None:
-        return faults, None, []
+        return faults, None, warnings
+    maps, more = found
+    return faults, int(np.count_nonzero(np.unique(maps.instances))), [*warnings, *more]
+
+
+def _read_pixels(task: _Task, modality: Modality) -> list[str]:
+    """Read level 0 once, in bands of full rows where they fit into memory; returns what is worth knowing."""
     import numpy as np
 
-    maps, warnings = found
-    return faults, int(np.count_nonzero(np.unique(maps.instances))), list(warnings)
-
-
-def _read_pixels(task: _Task, modality: Modality) -> None:
-    """Read level 0 once, in bands of full rows where they fit into memory."""
     from slideloom.slides.open import open_image
 
+    undefined = 0
     with open_image(parse_source(str(getattr(task.row, modality)), task.root), modality) as image:
         row_bytes = image.width_px * image.n_channels * image.dtype.itemsize
         band_px = max(1, min(image.height_px, _WINDOW_BYTES // row_bytes))
         for y_px in range(0, image.height_px, band_px):
-            image.read(0, y_px, 0, min(band_px, image.height_px - y_px), image.width_px)
+            band = image.read(0, y_px, 0, min(band_px, image.height_px - y_px), image.width_px)
+            undefined += 0 if band.dtype.kind != "f" else int(np.count_nonzero(~np.isfinite(band)))
+    if not undefined:
+        return []
+    # Whether they lie in tissue, where they count, the patches will tell.
+    return [
+        f"{modality}: {undefined} values are NaN or infinite; the slide fails (non_finite_pixels) if tissue has any"
+    ]

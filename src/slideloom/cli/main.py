@@ -14,7 +14,6 @@ from slideloom._version import __version__
 from slideloom.errors import SlideloomError
 
 if TYPE_CHECKING:
-    from slideloom.cli.slide_report import SlideReport
     from slideloom.slides.study import Study
 
 __all__ = ["app"]
@@ -110,9 +109,13 @@ def sheet(
     from dataclasses import replace
 
     from slideloom.cli.discover import discover
+    from slideloom.cli.guards import check_image_folder, check_sheet_place
     from slideloom.slides.layouts.choose import find_layout
     from slideloom.slides.sheet import sheet_text, write_sheet
 
+    check_image_folder(folder)
+    if out is not None:
+        check_sheet_place(out, force)
     looks_like = find_layout(folder)
     known = looks_like if layout == "auto" else None if layout == "names" else layout
     if known:
@@ -126,8 +129,6 @@ def sheet(
         for row in found.rows
     ]
     if out is not None:
-        if out.exists() and not force:
-            raise SlideloomError("this file exists already", where=str(out), hint="Give --force to replace it")
         start = os.path.relpath(folder, out.parent)
         if start != ".":
             names = ("he", "sp", "instances", "classes")
@@ -144,6 +145,7 @@ def sheet(
 
 def _bring_in(layout: str, folder: Path, out: Path | None, force: bool, mpp_um: float | None) -> None:
     """Write sheet, tables and what else a data set in a known layout needs."""
+    from slideloom.cli.guards import check_sheet_place
     from slideloom.slides.layouts.choose import read_data_set
     from slideloom.slides.layouts.imported import table_paths, write_tables
 
@@ -151,8 +153,7 @@ def _bring_in(layout: str, folder: Path, out: Path | None, force: bool, mpp_um: 
         what = f"the layout {layout} gives tables beside the sheet"
         raise SlideloomError(what, expected="the option --out", hint="Give --out FOLDER/slides.tsv")
     for path in table_paths(out).values():
-        if path.exists() and not force:
-            raise SlideloomError("this file exists already", where=str(path), hint="Give --force to replace it")
+        check_sheet_place(path, force)
     found = read_data_set(layout, folder, out.parent, mpp_um)
     written = write_tables(found, out)
     for note in found.notes:
@@ -181,50 +182,25 @@ def _load(config: Path) -> Study:
 @app.command()
 def doctor(
     config: ConfigArgument,
-    deep: Annotated[bool, typer.Option("--deep", help="Also read every pixel and annotation once.")] = False,
+    deep: Annotated[bool, typer.Option("--deep", help="Also read every pixel, annotation and weight once.")] = False,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes; all cores, at most 8, if left out.")] = None,
     table: Annotated[Path | None, typer.Option(help="Also write the findings as Parquet, a row an image.")] = None,
+    profile: Annotated[
+        str | None, typer.Option(help="The profile that Snakemake will be given; its cluster must know its settings.")
+    ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="End with exit code 1 if any slide will fail.")] = False,
 ) -> None:
     """Open every slide and say which will fail, and why.
 
-    Ends with exit code 0 when the run may start: the config is right and at least one slide is good. A slide that
-    is not good fails alone; the others finish.
+    Reads headers and an overview; looks at free disk, weights, GPU and Slurm, too. Ends with exit code 0 when the run
+    may start: every side of a split that training needs has a good slide, the disk suffices and no weights are missing.
+    A slide that is not good fails alone; the others finish.
     """
-    from slideloom.cli.screens import console, print_examination
+    from slideloom.cli.doctor import look_after
 
-    study = _load(config)
-    screen = console()
-    reports = _examine(study, deep, workers)
-    print_examination(reports, screen)
-    if table is not None:
-        from slideloom.cli.findings import write_findings
-
-        write_findings(reports, table)
-        screen.print(f"\nFindings: {table}")
-    bad = sum(not report.good for report in reports)
-    good = len(reports) - bad
-    verdict = f"[bold green]{good} of {len(reports)} slides can run[/]"
-    screen.print(f"\n{verdict}" + (f", [bold red]{bad} will fail[/]; the others finish without them." if bad else "."))
-    if not good or (strict and bad):
+    may_start, bad = look_after(_load(config), deep=deep, workers=workers, table=table, profile=profile)
+    if not may_start or (strict and bad):
         raise typer.Exit(1)
-
-
-def _examine(study: Study, deep: bool, workers: int | None) -> list[SlideReport]:
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    from slideloom.cli.examine import examine
-    from slideloom.cli.screens import console
-
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    found = {}
-    screen = console(stderr=True)
-    with Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal) as progress:
-        task = progress.add_task("reading every pixel" if deep else "reading headers", total=len(study.rows))
-        for report in examine(study, deep=deep, workers=workers):
-            found[report.slide_id] = report
-            progress.advance(task)
-    return [found[row.slide_id] for row in study.rows]
 
 
 @app.command()
@@ -266,8 +242,10 @@ def demo(
 
     Paired H&E and 16-marker slides of the same tissue, as real files, with sheet, markers and classes.
     """
+    from slideloom.cli.guards import check_demo_folder
     from slideloom.demo.cohort import write_cohort
 
+    check_demo_folder(folder)
     place = write_cohort(folder, seed=seed, n_slides=slides, size_px=size)
     typer.echo(f"{slides} slides; the sheet is {place}")
 
@@ -317,21 +295,15 @@ def show(results: Annotated[Path, typer.Argument(help="The study's results folde
 
     And what failed, and where the report is.
     """
-    import pandas as pd
-
-    from slideloom.artefacts.paths import Paths
+    from slideloom.cli.guards import read_report, reports_folder
     from slideloom.cli.screens import console, print_frame
 
-    reports = Paths(results).reports()
-    place = reports / "slides.parquet"
-    if not place.is_file():
-        hint = "Run snakemake first, or name the config's 'results' folder"
-        raise SlideloomError("no slides table here", where=str(place), hint=hint)
-    frame = pd.read_parquet(place)
+    reports = reports_folder(results)
+    frame = read_report(reports / "slides.parquet")
     screen = console()
     print_frame(frame, [name for name in _SHOWN if name in frame.columns], screen)
     failures = reports / "failures.parquet"
-    if failures.is_file() and len(failed := pd.read_parquet(failures)):
+    if failures.is_file() and len(failed := read_report(failures)):
         screen.print(f"\n[bold red]{len(failed)} failed[/]")
         print_frame(
             failed, [name for name in ("slide_id", "stage", "code", "message") if name in failed.columns], screen

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -14,17 +14,15 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from slideloom.cli.slide_report import ImageReport, SlideReport
 from slideloom.errors import ConfigError, Problem, SlideloomError
 from slideloom.slides.study import Study
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["console", "print_error", "print_examination", "print_frame", "print_study"]
+__all__ = ["console", "indented", "plain_table", "print_error", "print_frame", "print_list", "print_study", "visible"]
 
 _PIPE_WIDTH = 160
-_LEAST_CHANNELS = 12
 
 
 def console(*, stderr: bool = False) -> Console:
@@ -39,7 +37,7 @@ def print_error(error: SlideloomError, screen: Console) -> None:
     if not isinstance(error, ConfigError):
         screen.print(f"[bold red]error:[/] {escape(error.message)}")
         if error.hint:
-            screen.print(_indented(f"→ {error.hint}", 7, "dim"))
+            screen.print(indented(f"→ {error.hint}", 7, "dim"))
         return
     count = len(error.problems)
     for number, problem in enumerate(error.problems, 1):
@@ -47,19 +45,34 @@ def print_error(error: SlideloomError, screen: Console) -> None:
     screen.print(f"\n[bold red]{count} {'mistake' if count == 1 else 'mistakes'}[/]; nothing was run.")
 
 
-def _plain_table() -> Table:
+def visible(text: str) -> str:
+    r"""Text from a file as a terminal can show it: what would steer the terminal is written as an escape.
+
+    Examples
+    --------
+    >>> print(visible("DAPI\x1b[2J"))
+    DAPI\x1b[2J
+    """
+    if text.isprintable():
+        return text
+    return "".join(one if one == "\n" or one.isprintable() else ascii(one)[1:-1] for one in text)
+
+
+def plain_table() -> Table:
+    """A table without lines."""
     return Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
 
 
-def _indented(text: str, spaces: int, style: str = "") -> Padding:
+def indented(text: str, spaces: int, style: str = "") -> Padding:
+    """Text with room before every line of it."""
     return Padding(Text(text, style=style), (0, 0, 0, spaces), expand=False)
 
 
 def _print_problem(number: int, problem: Problem, screen: Console, digits: int) -> None:
     screen.print(f"[bold]{number:>{digits}}[/]  [cyan]{escape(problem.where)}[/]", soft_wrap=True)
-    screen.print(_indented(problem.what, digits + 2))
+    screen.print(indented(problem.what, digits + 2))
     if problem.hint:
-        screen.print(_indented(f"→ {problem.hint}", digits + 2, "dim"))
+        screen.print(indented(f"→ {problem.hint}", digits + 2, "dim"))
 
 
 def print_study(study: Study, screen: Console) -> None:
@@ -85,7 +98,7 @@ def print_study(study: Study, screen: Console) -> None:
         facts.add_row("classes", escape(f"{len(study.classes)}: {', '.join(study.classes.names)}"))
     facts.add_row("results", escape(str(study.paths.root)))
     screen.print(facts)
-    table = _plain_table()
+    table = plain_table()
     for title in ("experiment", "encoder", "grid", "split", "slides", "heads"):
         table.add_column(title, justify="right" if title == "slides" else "left", no_wrap=title != "heads")
     for name, experiment in config.experiments.items():
@@ -105,49 +118,11 @@ def print_study(study: Study, screen: Console) -> None:
         )
         table.add_row(*(escape(cell) for cell in cells))
     screen.print(Padding(table, (1, 0, 0, 0), expand=False))
-    _print_list("Worth knowing", study.warnings, screen)
+    print_list("Worth knowing", study.warnings, screen)
 
 
-def print_examination(reports: Sequence[SlideReport], screen: Console) -> None:
-    """Print a row an image, then what is wrong and what is worth knowing."""
-    lines = [(report, image, _image_cells(report, image)) for report in reports for image in (report.images or (None,))]
-    titles = ("slide", "image", "width × height", "µm/px", "annotation", "state")
-    others = sum(max(len(title), *(len(cells[at]) for *_, cells in lines)) + 2 for at, title in enumerate(titles))
-    room = screen.width - others
-    table = _plain_table()
-    for title in (*titles[:4], "channels", *titles[4:]):
-        right = title == "width × height"
-        table.add_column(title, justify="right" if right else "left", no_wrap=True, overflow="ellipsis")
-    for report, image, (slide, name, size, mpp, annotation, state) in lines:
-        if report.images and image is not report.images[0]:
-            slide = annotation = state = ""
-        cells = (slide, name, size, mpp, _channels_text(image, room), annotation)
-        table.add_row(*map(Text, cells), Text(state, style="green" if report.good else "bold red"))
-    # Where the terminal is too narrow, its own wrapping loses less than cutting ids and reason codes would.
-    shown, screen.width = screen.width, max(screen.width, others + _LEAST_CHANNELS)
-    screen.print(table, crop=False)
-    screen.width = shown
-    bad = [report for report in reports if not report.good]
-    if bad:
-        screen.print("\n[bold]What is wrong[/]")
-    for report in bad:
-        for fault in report.faults:
-            screen.print(f"  [bold]{escape(report.slide_id)}[/]  [red]{fault.code}[/]")
-            screen.print(_indented(fault.message, 4))
-            if fault.hint:
-                screen.print(_indented(f"→ {fault.hint}", 4, "dim"))
-    holders: dict[str, list[str]] = defaultdict(list)
-    for report in reports:
-        for warning in report.warnings:
-            holders[warning].append(report.slide_id)
-    _print_list("Worth knowing", (f"{_slides(slides)}: {text}" for text, slides in holders.items()), screen)
-
-
-def _slides(slides: Sequence[str]) -> str:
-    return slides[0] if len(slides) == 1 else f"{slides[0]} and {len(slides) - 1} more"
-
-
-def _print_list(title: str, lines: Iterable[str], screen: Console) -> None:
+def print_list(title: str, lines: Iterable[str], screen: Console) -> None:
+    """Print a titled list; nothing where there is no line."""
     listed = list(lines)
     if listed:
         screen.print(f"\n[bold]{title}[/]")
@@ -157,43 +132,9 @@ def _print_list(title: str, lines: Iterable[str], screen: Console) -> None:
         screen.print(grid)
 
 
-def _image_cells(report: SlideReport, image: ImageReport | None) -> tuple[str, str, str, str, str, str]:
-    size = f"{image.width_px} × {image.height_px}" if image and image.width_px else "?"
-    mpp = f"{image.mpp_um:.4g} {image.mpp_source}" if image and image.mpp_um else "?"
-    shape = report.annotation
-    annotation = f"{shape[1]} × {shape[0]}" if shape else "–"
-    if report.n_annotated is not None:
-        annotation += f", {report.n_annotated} nuclei"
-    state = "fails" if report.faults else "ok"
-    if len({fault.code for fault in report.faults}) == 1:
-        state += f": {report.faults[0].code}"
-    elif report.faults:
-        state += f": {len(report.faults)} reasons"
-    return report.slide_id, image.image if image else "", size, mpp, annotation, state
-
-
-def _channels_text(image: ImageReport | None, room: int) -> str:
-    if image is None or image.n_channels is None:
-        return "?"
-    if image.image == "he":
-        return f"RGB {image.dtype}"
-    text = f"{image.n_channels} {image.dtype}"
-    names = list(image.channels)
-    if not names or len(text) + len(names[0]) + 5 > room:
-        return text
-    shown = ""
-    for index, name in enumerate(names):
-        longer = f"{shown}, {name}" if shown else name
-        tail = ", …" if index < len(names) - 1 else ""
-        if shown and len(f"{text}: {longer}{tail}") > room:
-            return f"{text}: {shown}, …"
-        shown = longer
-    return f"{text}: {shown}"
-
-
 def print_frame(frame: pd.DataFrame, columns: Sequence[str], screen: Console) -> None:
     """Print columns of a table; undefined values as a dash, real numbers with three digits."""
-    table = _plain_table()
+    table = plain_table()
     kinds = {name: frame[name].dtype.kind for name in columns}
     for name in columns:
         table.add_column(name, justify="right" if kinds[name] in "fiu" else "left", no_wrap=True)

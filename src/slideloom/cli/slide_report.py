@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 __all__ = ["Fault", "ImageReport", "SlideReport"]
 
@@ -53,6 +54,12 @@ class SlideReport:
         Annotated nuclei; counted only when all pixels are read.
     faults : tuple of Fault
         Empty when the slide can run.
+    warnings : tuple of str
+        What is worth knowing.
+    tiles : mapping of str to int
+        Tiles that a run will cut, by grid; empty where the slide was not looked at.
+    annotated : bool
+        Whether the sheet names its nuclei.
     """
 
     slide_id: str
@@ -63,6 +70,8 @@ class SlideReport:
     n_annotated: int | None = None
     faults: tuple[Fault, ...] = ()
     warnings: tuple[str, ...] = ()
+    tiles: Mapping[str, int] = field(default_factory=dict)
+    annotated: bool = False
 
     @property
     def good(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Mapping, Sequence
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
@@ -10,6 +11,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 
+from slideloom.config.texts import quoted, shortened
 from slideloom.config.yaml_lines import KeyPath, Places
 from slideloom.errors import Problem
 
@@ -70,12 +72,13 @@ def found_text(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):
-        return f"the text {value!r}" if len(value) <= 60 else f"the text {value[:57] + '…'!r}"
+        return f"the text {quoted(value)}"
     if isinstance(value, list | tuple):
         return f"a list of {len(value)}"
     if isinstance(value, Mapping):
-        return f"keys ({', '.join(map(str, list(value)[:4]))}{', …' if len(value) > 4 else ''})" if value else "no keys"
-    return str(value)
+        names = ", ".join(shortened(str(key)) for key in list(value)[:4])
+        return f"keys ({names}{', …' if len(value) > 4 else ''})" if value else "no keys"
+    return shortened(str(value))
 
 
 def model_at(root: type[BaseModel], path: KeyPath) -> type[BaseModel] | None:
@@ -140,7 +143,7 @@ def explain(error: ErrorDetails, root: type[BaseModel], places: Places) -> Probl
     context: Mapping[str, Any] = error.get("ctx") or {}
     if path and path[-1] == "[key]":
         hint = "A name has letters, digits, '_', '-' and '.', at most 64, and starts with a letter or digit"
-        return Problem(places.of(path[:-1]), f"{path[-2]!r} cannot be a name", hint)
+        return Problem(places.of(path[:-1]), f"{quoted(str(path[-2]))} cannot be a name", hint)
     if kind == "extra_forbidden":
         return _unknown(path, root, places)
     if kind == "missing":
@@ -152,20 +155,30 @@ def explain(error: ErrorDetails, root: type[BaseModel], places: Places) -> Probl
         return Problem(places.of(path), what, f"Did you mean {near!r}?" if near else "")
     if kind in _BOUNDS:
         bound = _BOUNDS[kind].format(**context)
-        return Problem(places.of(path), f"{value} is out of range, expected {bound}")
+        hint = _bound_hint(str(path[-1]), value, context)
+        return Problem(places.of(path), f"{found_text(value)} is out of range, expected {bound}", hint)
     if kind == "string_pattern_mismatch" or kind == "string_too_long":
         hint = "Letters, digits, '_', '-' and '.', at most 64, starting with a letter or digit"
-        return Problem(places.of(path), f"{value!r} cannot be a name", hint)
+        return Problem(places.of(path), f"{quoted(str(value))} cannot be a name", hint)
     if kind == "too_short":
         least = context.get("min_length", 1)
         what = f"has {context.get('actual_length', 0)} entries, expected {'at least one' if least == 1 else least}"
         return Problem(places.of(path), what)
     if kind == "value_error":
-        return Problem(places.of(path), str(context.get("error", error["msg"])))
+        return Problem(places.of(path), str(context.get("error", error["msg"])), "config/README.md describes the keys")
     expected = _EXPECTED.get(kind)
     if expected is None:
         return Problem(places.of(path), f"{error['msg']} (found {found_text(value)})")
     return Problem(places.of(path), f"found {found_text(value)}, expected {expected}", _type_hint(kind, value))
+
+
+def _bound_hint(key: str, value: Any, context: Mapping[str, Any]) -> str:
+    high = context.get("lt", context.get("le"))
+    if high == 1 and isinstance(value, int | float) and 1 < value <= 100:
+        return f"It is a share: write {value / 100:g} for {value:g} %"
+    if key.endswith("mpp_um") and high is not None:
+        return "It is in µm per pixel: a 40x scan has about 0.25"
+    return ""
 
 
 def _type_hint(kind: str, value: Any) -> str:
@@ -173,6 +186,10 @@ def _type_hint(kind: str, value: Any) -> str:
         return f"Write [{value}]"
     if kind.startswith(("int", "float")) and isinstance(value, str) and "," in value:
         return "Write a decimal point, not a comma"
+    if kind.startswith(("int", "float")) and isinstance(value, str) and re.match(r"-?[\d.]+\s*[^\d.\s]", value):
+        return "Write the number alone; its unit is in the key's name"
+    if kind.startswith("bool") and isinstance(value, str):
+        return "Write true or false, not yes, no, on or off"
     if value is None:
         return "Write a value, or remove the key"
     return ""
@@ -186,7 +203,7 @@ def _unknown(path: KeyPath, root: type[BaseModel], places: Places) -> Problem:
     if not near:
         homes = [name for name in root.model_fields if _has_key(root, name, str(path[-1]))]
         hint = f"It belongs under {homes[0]!r}" if homes else hint
-    return Problem(places.of(path), f"unknown key {path[-1]!r}", hint)
+    return Problem(places.of(path), f"unknown key {quoted(str(path[-1]))}", hint)
 
 
 def _has_key(root: type[BaseModel], section: str, key: str) -> bool:

@@ -28,6 +28,9 @@ from slideloom.errors import ConfigError, Problem
 
 __all__ = ["CheckedConfig", "check_mapping", "load_config", "merge", "read_config"]
 
+#: Mistakes that are explained; a file with more of them is no config, or not of Slideloom.
+_MOST_ERRORS = 100
+
 
 @dataclass(frozen=True)
 class CheckedConfig:
@@ -57,7 +60,7 @@ class Draft:
 
     Attributes
     ----------
-    data_root, slides, markers, classes : Path or None
+    data_root, slides, markers, classes, results : Path or None
         None when left out or wrong.
     grids, encoders, splits, experiments : mapping
         Entries that are right, apart from unknown keys.
@@ -71,6 +74,7 @@ class Draft:
     slides: Path | None = None
     markers: Path | None = None
     classes: Path | None = None
+    results: Path | None = None
     grids: Mapping[str, GridConfig] = field(default_factory=dict)
     encoders: Mapping[str, EncoderConfig] = field(default_factory=dict)
     splits: Mapping[str, SplitConfig] = field(default_factory=dict)
@@ -186,6 +190,11 @@ def check_mapping(value: Mapping[str, Any], places: Places, problems: Sequence[P
         config = StudyConfig.model_validate(plain)
     except ValidationError as error:
         errors = error.errors(include_url=False)
+    if len(errors) > _MOST_ERRORS:
+        what = f"{len(errors) - _MOST_ERRORS} more keys and values are wrong"
+        found += [explain(one, StudyConfig, places) for one in errors[:_MOST_ERRORS]]
+        found.append(Problem(places.default, what, "Is it a config of Slideloom? config/README.md describes the keys"))
+        return CheckedConfig(None, Draft(), places, tuple(dict.fromkeys(found)))
     draft, later = _draft(plain)
     told = [one for one in (*errors, *later) if one["loc"] not in mixed and not _told_by_unknown(one, errors)]
     found += [explain(one, StudyConfig, places) for one in told]

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from slideloom.config.fields import Count, Fraction, Name, Positive, Strict, Weight
+from slideloom.config.fields import Count, Fraction, Mpp, Name, Positive, Strict, Weight
 from slideloom.config.learning import (
     AugmentationConfig,
     DecoderConfig,
@@ -64,7 +64,7 @@ class TissueConfig(Strict):
         "otsu",
         description="otsu: Otsu's threshold on saturation (H&E) or on the summed channels (SP); all: the whole slide.",
     )
-    mpp_um: Positive = Field(8.0, description="Resolution at which the mask is made, µm per pixel.")
+    mpp_um: Mpp = Field(8.0, description="Resolution at which the mask is made, µm per pixel.")
     min_area_um2: Weight = Field(5000.0, description="Tissue pieces smaller than this are dropped, µm².")
     min_hole_um2: Weight = Field(5000.0, description="Holes smaller than this are filled, µm².")
 
@@ -77,9 +77,7 @@ class GridConfig(Strict):
     stride_px: Annotated[int, Field(ge=1)] | None = Field(
         None, description="Step between tiles, pixels; the tile side when left out."
     )
-    mpp_um: Positive | None = Field(
-        None, description="Resolution of the grid, µm per pixel; the image's own when left out."
-    )
+    mpp_um: Mpp | None = Field(None, description="Resolution of the grid, µm per pixel; the image's own when left out.")
     min_tissue: Fraction = Field(
         0.0, description="Tiles with a smaller share of tissue are left out, and counted. 0 keeps every tile."
     )
@@ -184,7 +182,7 @@ class SplitConfig(Strict):
     val: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.0, description="Share of the training part set aside for validation (every scheme but column)."
     )
-    folds: Annotated[int, Field(ge=2)] = Field(3, description="Number of folds (scheme: kfold).")
+    folds: Annotated[int, Field(ge=2, le=1000)] = Field(3, description="Number of folds (scheme: kfold).")
     group: Literal["patient_id", "platform"] = Field(
         "patient_id", description="Slides that share this never stand on both sides; those of a patient never do."
     )
@@ -279,7 +277,7 @@ class JobsConfig(Strict):
         description="Size of the image files that one job works through at most, 10⁹ bytes; a larger slide has a job "
         "of its own.",
     )
-    bands: Count = Field(
+    bands: Annotated[int, Field(ge=1, le=1000)] = Field(
         1, description="Bands of rows that a slide is predicted in, each by a job of its own; for very large slides."
     )
 

@@ -1,15 +1,18 @@
-"""Read a YAML file, remember the line of every key, refuse keys that stand twice."""
+"""Read a YAML file, remember the line of every key, refuse keys that stand twice and files that would explode."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Hashable
 from dataclasses import dataclass, field
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from slideloom.config.texts import read_text, shortened
+from slideloom.config.yaml_faults import explain_syntax
 from slideloom.errors import Problem
 
 __all__ = ["KeyPath", "Places", "YamlFile", "key_text", "read_yaml"]
@@ -30,6 +33,11 @@ _DIGITS = list("-+.0123456789")
 _Loader.add_implicit_resolver(_TAG + "bool", re.compile(r"(true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
 # Without YAML 1.1's octal 010 and base-60 1:30, which nobody means.
 _Loader.add_implicit_resolver(_TAG + "int", re.compile(r"[-+]?(0|[1-9][0-9]*)$"), _DIGITS)
+# A config of thousands of lines is far below; reading takes about 20 µs a value.
+_MOST_BYTES, _MOST_VALUES, _MOST_LEVELS = 2**17, 50_000, 50
+_MOST_BRACKETS = 200
+_NESTED = "A config has a handful of levels; look for brackets that are not closed"
+_PLAIN_TAGS = frozenset(_TAG + kind for kind in ("str", "int", "float", "bool", "null", "map", "seq", "merge"))
 _Loader.add_implicit_resolver(_TAG + "float", re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+$"), _DIGITS)
 
 
@@ -43,7 +51,8 @@ def key_text(path: KeyPath) -> str:
     """
     text = ""
     for part in path:
-        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
+        name = f"[{part}]" if isinstance(part, int) else shortened(part)
+        text += f".{name}" if text and not isinstance(part, int) else name
     return text
 
 
@@ -111,40 +120,70 @@ def read_yaml(path: Path) -> YamlFile:
     """
     result = YamlFile(None, Places(str(path)), [])
     problems = result.problems
+    text = read_text(path, _MOST_BYTES, "a config", "Save it as UTF-8 text", problems)
+    if text is None:
+        return result
     try:
-        loader = _Loader(path.read_bytes().decode("utf-8-sig"))
+        if _brackets(text) > _MOST_BRACKETS:  # PyYAML would take seconds to say so
+            raise RecursionError
+        loader = _Loader(text)
         root = loader.get_single_node()
         if root is None:
-            problems.append(Problem(str(path), "is empty"))
+            problems.append(Problem(str(path), "is empty", "Copy config/config.yaml, and change what differs"))
         elif not isinstance(root, yaml.MappingNode):
             what = "does not hold keys and values at its top"
             place = f"{path}:{root.start_mark.line + 1}"
             problems.append(Problem(place, what, "It should begin like 'study: my_study'"))
         else:
+            _Sizes().of(root, 0)
             _Walk(path, result).node(root, ())
             result.value = loader.construct_document(root)
-    except FileNotFoundError:
-        problems.append(Problem(str(path), "this file does not exist"))
-    except OSError as error:
-        problems.append(Problem(str(path), f"cannot be read: {error.strerror or error}"))
-    except UnicodeDecodeError:
-        problems.append(Problem(str(path), "is not UTF-8 text"))
     except (yaml.MarkedYAMLError, yaml.reader.ReaderError) as error:
-        problems.append(_syntax(path, error))
+        problems.append(explain_syntax(path, error, text))
+    except RecursionError:
+        problems.append(Problem(str(path), f"values are nested deeper than {_MOST_LEVELS} levels", _NESTED))
+    except ValueError as error:  # of what a tag or a number of thousands of digits is made into
+        what = f"holds a value that cannot be read: {shortened(str(error), 120)}"
+        problems.append(Problem(str(path), what, "Remove what begins with !!, and write numbers as people do"))
     return result
 
 
-def _syntax(path: Path, error: yaml.MarkedYAMLError | yaml.reader.ReaderError) -> Problem:
-    if isinstance(error, yaml.reader.ReaderError):
-        return Problem(str(path), f"holds a character that YAML does not allow: {error.character!r}")
-    mark = error.problem_mark or error.context_mark
-    place = f"{path}:{mark.line + 1}" if mark else str(path)
-    what = f"is not valid YAML: {error.problem or error.context}"
-    if "\\t" in what:
-        return Problem(place, what, "Indent with spaces, not with tabs")
-    began = error.context_mark
-    context = f"It was {error.context} that began in line {began.line + 1}" if error.context and began else ""
-    return Problem(place, what, context)
+def _brackets(text: str) -> int:
+    """Brackets that are open at once, at most; those in quotes count, too."""
+    steps = (1 if bracket in "[{" else -1 for bracket in re.findall(r"[\[\]{}]", text))
+    return max(accumulate(steps), default=0)
+
+
+class _Sizes:
+    """How many values a document has once every alias is written out: a few lines can mean billions."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, int] = {}
+        self._open: set[int] = set()
+
+    def of(self, node: yaml.Node, level: int) -> int:
+        if id(node) in self._known:
+            return self._known[id(node)]
+        if id(node) in self._open:  # an alias to its own ancestor
+            raise yaml.constructor.ConstructorError(None, None, "an alias holds itself", node.start_mark)
+        if level > _MOST_LEVELS:
+            what = f"values are nested deeper than {_MOST_LEVELS} levels"
+            raise yaml.constructor.ConstructorError(None, None, what, node.start_mark)
+        if node.tag not in _PLAIN_TAGS:
+            what = f"the tag {shortened(node.tag.replace(_TAG, '!!'))} is not allowed: a config holds plain values"
+            raise yaml.constructor.ConstructorError(None, None, what, node.start_mark)
+        self._open.add(id(node))
+        count = 1
+        if isinstance(node, yaml.MappingNode):
+            count += sum(self.of(key, level + 1) + self.of(value, level + 1) for key, value in node.value)
+        elif isinstance(node, yaml.SequenceNode):
+            count += sum(self.of(item, level + 1) for item in node.value)
+        if count > _MOST_VALUES:
+            what = f"more than {_MOST_VALUES} values, once every alias is written out"
+            raise yaml.constructor.ConstructorError(None, None, what, node.start_mark)
+        self._open.discard(id(node))
+        self._known[id(node)] = count
+        return count
 
 
 class _Walk:
@@ -153,26 +192,20 @@ class _Walk:
     def __init__(self, path: Path, result: YamlFile) -> None:
         self._path = path
         self._result = result
-        self._open: set[int] = set()
 
     def node(self, node: yaml.Node, path: KeyPath) -> None:
-        if id(node) in self._open:  # an alias to its own ancestor
-            mark = node.start_mark
-            raise yaml.constructor.ConstructorError(None, None, "an alias holds itself", mark)
-        self._open.add(id(node))
         if isinstance(node, yaml.MappingNode):
             self._mapping(node, path)
         elif isinstance(node, yaml.SequenceNode):
             for index, item in enumerate(node.value):
                 self._note((*path, index), item)
                 self.node(item, (*path, index))
-        self._open.discard(id(node))
 
     def _mapping(self, node: yaml.MappingNode, path: KeyPath) -> None:
         seen: dict[Hashable, int] = {}
         for key, value in node.value:
             if not isinstance(key, yaml.ScalarNode):
-                self._say(key, path, "a key must be a plain word")
+                self._say(key, path, "a key must be a plain word", "It should look like 'name: value'")
                 continue
             if key.tag == _TAG + "merge":
                 continue

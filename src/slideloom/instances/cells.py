@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from slideloom._version import __version__
 from slideloom.artefacts.files import publish
 from slideloom.artefacts.tables import METADATA_KEY, Column, OpenColumns, TableSchema, check_table
-from slideloom.instances.binary_labels import LabelPieces
 from slideloom.instances.measure import Figures
 from slideloom.instances.outlines import Outlines
 from slideloom.instances.windows import LabelTable
+from slideloom.slides.binary_labels import LabelPieces
 from slideloom.slides.tables import Channel, ClassTable
 
 __all__ = ["CELLS", "MarkerMeans", "cell_classes", "write_cells"]

@@ -31,7 +31,6 @@ from slideloom.artefacts.files import publish
 from slideloom.artefacts.zarrio import create_array, create_group, open_array
 from slideloom.config.model import Modality
 from slideloom.errors import SlideError
-from slideloom.instances.binary_labels import LARGEST_NUCLEUS_UM2, instances_or_refuse
 from slideloom.instances.cells import MarkerMeans, write_cells
 from slideloom.instances.contours import position
 from slideloom.instances.labels import open_labels, write_labels
@@ -41,6 +40,7 @@ from slideloom.instances.pool import in_order
 from slideloom.instances.windows import Box, LabelTable, label_table
 from slideloom.patches.store import PatchStore
 from slideloom.slides.annotations import UNKNOWN_CLASS, Annotation, open_annotations
+from slideloom.slides.binary_labels import LARGEST_NUCLEUS_UM2, instances_or_refuse
 from slideloom.slides.facts import SlideFacts
 from slideloom.slides.sheet import SlideRow
 from slideloom.slides.tables import ClassTable

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from slideloom.artefacts.zarrio import open_array
 from slideloom.errors import SlideError
-from slideloom.instances.binary_labels import LARGEST_NUCLEUS_UM2, instances_or_refuse
 from slideloom.instances.labels import open_labels
 from slideloom.instances.windows import Box, windows
 from slideloom.metrics.boundary import BoundaryDistances
@@ -27,6 +26,7 @@ from slideloom.metrics.semantic import ClassConfusion, ScoreHistogram
 from slideloom.metrics.true_extents import Extents, WatchedLabels
 from slideloom.patches.hv import hv_map_int8
 from slideloom.slides.annotations import Annotation
+from slideloom.slides.binary_labels import LARGEST_NUCLEUS_UM2, instances_or_refuse
 
 __all__ = ["SlideMaps", "Tally", "scan"]
 

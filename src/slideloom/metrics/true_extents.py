@@ -3,7 +3,7 @@
 A pixel's true HV value depends on the whole nucleus. Scored window by window, a nucleus that crosses a border needs
 context, as much as it is large; how much is known after one pass over the annotation. That pass reads bands of whole
 rows once, and is the one in which masks that pose as label images are found out
-(:mod:`slideloom.instances.binary_labels`).
+(:mod:`slideloom.slides.binary_labels`).
 """
 
 from __future__ import annotations

@@ -27,7 +27,8 @@ from slideloom.artefacts.zarrio import (
 from slideloom.config.model import GridConfig
 from slideloom.errors import SlideError
 from slideloom.patches.bands import read_bands
-from slideloom.patches.store import rows_per_shard
+from slideloom.patches.store import PATCH_SCHEMA, rows_per_shard
+from slideloom.patches.watch import ChannelWatch
 from slideloom.slides.facts import ImageFacts, SlideFacts, image_source
 from slideloom.slides.grid import TileGrid, grid_scale, grid_size
 from slideloom.slides.image import SlideImage
@@ -38,7 +39,6 @@ from slideloom.slides.tissue import read_tissue, tissue_fraction, tissue_on_grid
 __all__ = ["cut_patches"]
 
 _LOG = logging.getLogger(__name__)
-_SCHEMA = 1
 _WHITE = 255
 
 
@@ -68,7 +68,8 @@ def cut_patches(row: SlideRow, root: Path, facts: SlideFacts, tissue_path: Path,
     Raises
     ------
     SlideError
-        ``no_image``; ``no_tissue``: no tile has enough; whatever keeps the image from being read.
+        ``no_image``; ``no_tissue``: no tile has enough; ``non_finite_pixels``: a tile holds NaN or infinity, which
+        would spoil the statistics of every slide; whatever keeps the image from being read.
     """
     start = time.perf_counter()
     image = facts.image(grid.image)
@@ -92,17 +93,23 @@ def cut_patches(row: SlideRow, root: Path, facts: SlideFacts, tissue_path: Path,
             code="no_tissue",
         )
     with publish(place) as draft:
-        create_group(draft, _attributes(facts, image, grid, tiles, scale, keep))
+        draft.mkdir(parents=True)
         _write_places(draft, tiles, scale, share, keep)
-        outline = shapely.to_wkb(tissue_on_grid(polygons, facts, grid.image, scale))
-        write_array(draft / "outline", np.frombuffer(outline, np.uint8))
+        outline = tissue_on_grid(polygons, facts, grid.image, scale)
+        write_array(draft / "outline", np.frombuffer(shapely.to_wkb(outline), np.uint8))
         codec: Codec = "none" if image.is_rgb or np.dtype(image.dtype).kind == "f" else "counts"
         shape = (keep.size, image.n_channels, grid.tile_px, grid.tile_px)
         pixels = create_array(
             draft / "pixels", shape, image.dtype, codec=codec, dimension_names=("tile", "c", "y", "x")
         )
+        where = f"{facts.slide_id}, {grid.image} image {image.source}"
+        watch = ChannelWatch(image.channels, np.dtype(image.dtype), where, tiles, share, outline)
         with open_image(image_source(row, grid.image, root), grid.image) as opened:
-            _copy(opened, image, tiles, scale, keep, pixels)
+            _copy(opened, image, tiles, scale, keep, pixels, watch)
+        warnings = () if image.is_rgb else watch.warnings()
+        for warning in warnings:
+            _LOG.warning("%s: %s", facts.slide_id, warning)
+        create_group(draft, _attributes(facts, image, grid, tiles, scale, keep) | {"warnings": list(warnings)})
     took = time.perf_counter() - start
     _LOG.info(
         "%s: %d tiles of %d px (%d left out) in %.1f s: %.0f tiles/s, %.1f MB/s",
@@ -125,7 +132,7 @@ def _attributes(
     keep: NDArray[np.intp],
 ) -> dict[str, Any]:
     return {
-        "schema": _SCHEMA,
+        "schema": PATCH_SCHEMA,
         "slideloom_version": __version__,
         "slide_id": facts.slide_id,
         "image": grid.image,
@@ -187,14 +194,18 @@ def _copy(
     scale: float,
     keep: NDArray[np.intp],
     pixels: ts.TensorStore,
+    watch: ChannelWatch,
 ) -> None:
     """Fill whole shards in the order of the tiles and write each while the next is being filled."""
     per_shard = rows_per_shard(pixels)
     fill = _WHITE if image.is_rgb else 0
     written: Any = None
     shard = np.empty((0, *pixels.shape[1:]), image.dtype)
-    filled = first = 0
+    filled = first = seen = 0
     for patches in read_bands(opened, image, tiles, scale, keep, fill):
+        if not image.is_rgb:
+            watch.add(patches, keep[seen : seen + len(patches)])
+        seen += len(patches)
         taken = 0
         while taken < len(patches):
             if filled == 0:

@@ -11,18 +11,20 @@ import numpy as np
 import tensorstore as ts
 from numpy.typing import NDArray
 
-from slideloom.artefacts.zarrio import (
-    open_array,
-    read_array,
-    read_attributes,
-)
+from slideloom.artefacts.zarrio import check_array, check_attributes, open_array, read_attributes
 from slideloom.config.model import Modality
 from slideloom.slides.tables import Channel
 
 if TYPE_CHECKING:
     import shapely
 
-__all__ = ["Indices", "PatchStore", "read_rows", "rows_per_shard"]
+__all__ = ["PATCH_SCHEMA", "Indices", "PatchStore", "read_rows", "rows_per_shard"]
+
+#: Version of the store.
+PATCH_SCHEMA = 1
+_KEYS = (
+    "slide_id", "image", "is_rgb", "channels", "scale", "mpp_um", "height_px", "width_px", "tile_px", "stride_px"
+)  # fmt: skip
 
 Indices = NDArray[np.integer[Any]] | Sequence[int] | slice
 
@@ -39,12 +41,19 @@ class PatchStore:
     ----------
     attributes : dict
         Everything recorded of the store.
+
+    Raises
+    ------
+    BrokenArtefactError
+        ``missing_artefact``, ``store_damaged``; ``artefact_schema``: no patch store, or one of another version.
+        ``store_mismatch``, when pixels are read: they are not as the attributes say.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.attributes = read_attributes(path)
         attributes = self.attributes
+        check_attributes(path, attributes, "patches", PATCH_SCHEMA, _KEYS)
         self.slide_id: str = attributes["slide_id"]
         self.image: Modality = attributes["image"]
         self.is_rgb: bool = attributes["is_rgb"]
@@ -61,10 +70,13 @@ class PatchStore:
 
     @cached_property
     def _pixels(self) -> ts.TensorStore:
-        return open_array(self.path / "pixels")
+        place, side = self.path / "pixels", self.tile_px
+        return check_array(open_array(place), place, (None, len(self.channels), side, side))
 
     def _column(self, name: str) -> NDArray[Any]:
-        return read_array(self.path / name)
+        place = self.path / name
+        column: NDArray[Any] = check_array(open_array(place), place, (None,)).read().result()
+        return column
 
     @property
     def n(self) -> int:

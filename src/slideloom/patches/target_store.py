@@ -9,12 +9,15 @@ from typing import Any
 import tensorstore as ts
 from numpy.typing import NDArray
 
-from slideloom.artefacts.zarrio import open_array, read_attributes
+from slideloom.artefacts.zarrio import check_array, check_attributes, open_array, read_attributes
 from slideloom.patches.store import Indices, read_rows
 
-__all__ = ["TargetStore"]
+__all__ = ["TARGET_SCHEMA", "TargetStore"]
 
+#: Version of the store.
+TARGET_SCHEMA = 1
 _NAMES = ("instances", "classes", "hv", "boundary")
+_TYPES = {"instances": "int32", "classes": "uint8", "hv": "int8", "boundary": "uint8"}
 
 
 class TargetStore:
@@ -29,11 +32,18 @@ class TargetStore:
     ----------
     attributes : dict
         Everything recorded of the store.
+
+    Raises
+    ------
+    BrokenArtefactError
+        ``missing_artefact``, ``store_damaged``; ``artefact_schema``: no target store, or one of another version.
+        ``store_mismatch``, when targets are read: they are not as the attributes say.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.attributes = read_attributes(path)
+        check_attributes(path, self.attributes, "targets", TARGET_SCHEMA, ("slide_id", "tile_px"))
         self.slide_id: str = self.attributes["slide_id"]
         self.tile_px: int = self.attributes["tile_px"]
 
@@ -42,7 +52,12 @@ class TargetStore:
 
     @cached_property
     def _arrays(self) -> dict[str, ts.TensorStore]:
-        return {name: open_array(self.path / name) for name in _NAMES}
+        return {name: self._open(name) for name in _NAMES}
+
+    def _open(self, name: str) -> ts.TensorStore:
+        place, side = self.path / name, self.tile_px
+        shape = (None, 2, side, side) if name == "hv" else (None, side, side)
+        return check_array(open_array(place), place, shape, _TYPES[name])
 
     @property
     def n(self) -> int:

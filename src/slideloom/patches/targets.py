@@ -17,8 +17,10 @@ from numpy.typing import NDArray
 from slideloom._version import __version__
 from slideloom.artefacts.files import publish
 from slideloom.artefacts.zarrio import create_array, create_group
+from slideloom.patches.alignment import alignment_remarks
 from slideloom.patches.hv import HV_SCALE, boundary_map, hv_map_int8
 from slideloom.patches.store import PatchStore, rows_per_shard
+from slideloom.patches.target_store import TARGET_SCHEMA
 from slideloom.slides.annotations import UNKNOWN_CLASS, read_annotations
 from slideloom.slides.facts import SlideFacts
 from slideloom.slides.sheet import SlideRow
@@ -27,7 +29,6 @@ from slideloom.slides.tables import ClassTable
 __all__ = ["cut_targets"]
 
 _LOG = logging.getLogger(__name__)
-_SCHEMA = 1
 _NAMES = ("instances", "classes", "hv", "boundary")
 
 
@@ -71,6 +72,8 @@ def cut_targets(
     size = (patches.height_px, patches.width_px)
     if instances.shape != size:
         raise ValueError(f"annotation of {instances.shape} grid pixels on a grid of {size}")
+    for remark in (remarks := alignment_remarks(instances, patches)):
+        _LOG.warning("%s: %s", patches.slide_id, remark)
     maps: dict[str, NDArray[Any]] = {
         "instances": instances,
         "classes": class_map,
@@ -82,7 +85,7 @@ def cut_targets(
         create_group(
             draft,
             {
-                "schema": _SCHEMA,
+                "schema": TARGET_SCHEMA,
                 "slideloom_version": __version__,
                 "slide_id": patches.slide_id,
                 "image": patches.image,
@@ -101,7 +104,7 @@ def cut_targets(
                     "hv": "1/127, x then y",
                     "boundary": "0/1",
                 },
-                "warnings": list(warnings),
+                "warnings": [*warnings, *remarks],
             },
         )
         for name in _NAMES:

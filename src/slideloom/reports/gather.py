@@ -20,6 +20,7 @@ from slideloom.reports.beside import published_rows
 from slideloom.reports.comparisons import compare_experiments
 from slideloom.reports.groups import group_table
 from slideloom.reports.job_tables import gather_costs, gather_failures
+from slideloom.reports.quarantine import count_left_out, learned_from
 from slideloom.reports.references import reference_rows
 from slideloom.reports.runs import Run, runs_of
 from slideloom.reports.schemas import REPORT_TABLES, TRAINING
@@ -79,7 +80,12 @@ def gather_reports(
         By name; the files are ``{place}/{name}.parquet``. Without slides the tables are empty, columns complete.
     """
     found = gather_slides(runs, rows)
-    training = gather_training(runs, found.recorded)
+    job_records = list(job_records)
+    left_out = count_left_out(config, runs, job_records) if config is not None else {}
+    training = [
+        row | {"n_slides_failed": left_out.get((row["experiment"], row["fold"]))}
+        for row in gather_training(runs, found.recorded)
+    ]
     splits = {run.experiment: run.split.stem for run in runs}
     experiments = summarise_experiments(found.slides, found.pooled)
     groups = group_table(found.slides)
@@ -92,7 +98,7 @@ def gather_reports(
         "comparisons": compare_experiments(found.slides, splits),
         "training": training,
         "costs": gather_costs(benchmarks, results, accounts or {}),
-        "failures": gather_failures(job_records, {row.slide_id for row in rows}),
+        "failures": gather_failures(job_records, {row.slide_id for row in rows}, learned_from(runs)),
         **found.tables,
     }
     if published is not None:

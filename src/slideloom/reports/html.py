@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 
 from slideloom._version import __version__
 from slideloom.artefacts.files import write_text
@@ -96,7 +99,8 @@ def render_report(
     Notes
     -----
     Everything is embedded, everything that comes from outside is escaped, and a content security policy forbids
-    the page to load anything. The text depends on the arguments only: no date, no path of this machine.
+    the page to load anything and to run any script but the page's own, which it names by their digests. The text
+    depends on the arguments only: no date, no path of this machine.
     """
     tables_read = read_page_tables(tables)
     found = tables_read.rows
@@ -110,6 +114,8 @@ def render_report(
         .get_template(TEMPLATE.name)
         .render(
             study=study,
+            scripts=_scripts(),
+            digest=_digest,
             version=__version__,
             versions=dict(versions if versions is not None else installed_versions()),
             config_text=config_text,
@@ -213,6 +219,21 @@ def _environment() -> Environment:
     )
     environment.filters.update(fixed=_fixed, duration=duration, thousands=_thousands)
     return environment
+
+
+@cache
+def _scripts() -> dict[str, Markup]:
+    """The page's own scripts by name. They are the same for every study: nothing is ever written into them."""
+    names = {"page": "script.js.j2", "pictures": "pictures.js.j2"}
+    return {
+        name: Markup("\n" + (TEMPLATE.parent / file).read_text(encoding="utf-8").strip() + "\n")
+        for name, file in names.items()
+    }
+
+
+def _digest(script: str) -> str:
+    """A script's digest, as a content security policy has it."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
 
 
 def _fixed(value: float | None, digits: int = 3) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from slideloom.reports.quarantine import Learned
 from slideloom.reports.runs import read_records
 
 __all__ = ["gather_costs", "gather_failures"]
@@ -72,7 +73,9 @@ def _number(text: str | None) -> float | None:
     return value if 0 <= value < float("inf") else None
 
 
-def gather_failures(job_records: Iterable[Path], slide_ids: set[str]) -> list[dict[str, Any]]:
+def gather_failures(
+    job_records: Iterable[Path], slide_ids: set[str], learned_from: Learned | None = None
+) -> list[dict[str, Any]]:
     """Rows of ``failures.parquet``, without the study: every failure once, where it first happened.
 
     Parameters
@@ -81,7 +84,10 @@ def gather_failures(job_records: Iterable[Path], slide_ids: set[str]) -> list[di
         Job records of every stage; stages after the failing one repeat its state, which is not listed again.
     slide_ids : set of str
         Slides of the sheet.
+    learned_from : Learned, optional
+        What the study's decoders were trained on; none were, when left out.
     """
+    learned_from = learned_from or Learned()
     own: dict[tuple[str, str, str], dict[str, Any]] = {}
     inherited: dict[tuple[str, str, str], dict[str, Any]] = {}
     for stage, context, states in read_records(job_records):
@@ -104,4 +110,4 @@ def gather_failures(job_records: Iterable[Path], slide_ids: set[str]) -> list[di
     own |= {
         key: row for key, row in inherited.items() if (row["stage"], row["reason_code"], row["message"]) not in told
     }
-    return [own[key] for key in sorted(own)]
+    return [own[key] | {"trained_on": learned_from.saw(own[key]["slide_id"])} for key in sorted(own)]

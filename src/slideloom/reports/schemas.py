@@ -139,6 +139,8 @@ COMPARISONS = TableSchema(
     ),
 )
 
+_NO_NOTE = "a version of Slideloom ran that did not note it"
+
 TRAINING = TableSchema(
     "training",
     1,
@@ -161,6 +163,15 @@ TRAINING = TableSchema(
         Column("skipped_steps", _COUNT, "Steps not taken for want of a finite gradient.", "the training did not say"),
         Column("wait_share", _REAL, "Part of the training's time spent waiting for patches.", "it did not say"),
         Column("encode_share", _REAL, "Part of it that the encoder's forward passes took.", "tokens were read"),
+        Column("n_slides_train", _COUNT, "Slides that were learned from.", _NO_NOTE),
+        Column("n_slides_val", _COUNT, "Slides that were validated on.", _NO_NOTE),
+        Column(
+            "n_slides_failed",
+            _COUNT,
+            "Slides that the split gives to training or validation and that failed before: they were left out. "
+            "failures.parquet says why.",
+            "the experiment's split has no table, or a stage before the training left no record",
+        ),
     ),
     (
         OpenColumns(
@@ -180,7 +191,6 @@ TRAINING = TableSchema(
 )
 
 _NO_ACCOUNT = "the stage keeps no such account"
-_NO_NOTE = "a version of Slideloom ran that did not note it"
 
 COSTS = TableSchema(
     "costs",
@@ -228,6 +238,13 @@ FAILURES = TableSchema(
         Column("reason_code", _TEXT, "Stable reason code."),
         Column("message", _TEXT, "What was wrong, where, and what was expected."),
         Column("hint", _TEXT, "How to mend it; may be an empty text."),
+        Column(
+            "trained_on",
+            _FLAG,
+            "True: the slide failed after a decoder of the study had learned from it, or chosen its epoch by it. "
+            "False: it failed before, or plays another part; no decoder has seen it.",
+            "what failed is not a slide, or a version of Slideloom trained that did not note its slides",
+        ),
     ),
 )
 

@@ -152,6 +152,8 @@ class Trained:
         Of that epoch, or of the last when none is marked.
     seconds : float
         All epochs together.
+    n_slides, n_failed : int or None
+        Slides that were learned from, and those that had failed and were left out; None where it is not known.
     """
 
     experiment: str
@@ -163,6 +165,8 @@ class Trained:
     val_dice_binary: float | None
     val_dice_macro: float | None
     seconds: float
+    n_slides: int | None = None
+    n_failed: int | None = None
 
 
 def trained_rows(training: Rows) -> list[Trained]:
@@ -185,6 +189,8 @@ def trained_rows(training: Rows) -> list[Trained]:
                 val_dice_binary=at.get("val_dice_binary"),
                 val_dice_macro=at.get("val_dice_macro"),
                 seconds=sum(row["seconds"] or 0.0 for row in rows),
+                n_slides=at.get("n_slides_train"),
+                n_failed=at.get("n_slides_failed"),
             )
         )
     return result

@@ -9,11 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slideloom.errors import SlideError
+from slideloom.slides.annotation_file import listed
 from slideloom.slides.annotation_frame import Taps, pick
 from slideloom.slides.labels import LabelImage, source_name
 from slideloom.slides.tables import ClassTable
 
-__all__ = ["UNKNOWN_CLASS", "ClassLookup", "LabelSource", "NucleusSource", "Seen", "unknown_classes"]
+__all__ = ["UNKNOWN_CLASS", "LabelSource", "NucleusSource", "Seen", "unknown_classes"]
 
 #: Class id of pixels inside a nucleus whose class is not known.
 UNKNOWN_CLASS = 255
@@ -26,7 +27,9 @@ class Seen:
     Attributes
     ----------
     ids : set of int
-        Instance ids, at the annotation's own resolution.
+        Instance ids: of a label image at its own resolution, of outlines those that have a pixel of the grid.
+    outlines : int
+        How many there should be of these; 0 for label images.
     stray_px : int
         Annotation pixels that carry a class outside of every instance.
     where : str
@@ -34,6 +37,7 @@ class Seen:
     """
 
     ids: set[int] = field(default_factory=set)
+    outlines: int = 0
     stray_px: int = 0
     where: str = ""
 
@@ -76,6 +80,7 @@ class LabelSource:
                 f"the class image is {drawn.shape[0]} x {drawn.shape[1]} px",
                 where=source_name(drawn.source),
                 expected=f"{instances.shape[0]} x {instances.shape[1]}, as the instance map",
+                hint="Give both as they were drawn, on one image",
                 code="annotation_shape",
             )
         self._instances = instances
@@ -121,36 +126,10 @@ class LabelSource:
             raise SlideError(
                 f"the class image holds {shown}",
                 where=source_name(self._drawn.source),
-                expected=f"0, 255 (unknown) or a class id: {', '.join(map(str, self._classes.ids))}",
+                expected=f"0, 255 (unknown) or a class id: {listed(self._classes.ids)}",
                 hint="Give classes as a table, whose words the classes table's aliases can name, or renumber the image",
                 code="unknown_class",
             )
-
-
-class ClassLookup:
-    """Class of each instance id.
-
-    Parameters
-    ----------
-    settled : dict of int to int
-        Class id by instance id.
-    """
-
-    def __init__(self, settled: dict[int, int]) -> None:
-        self._ids = np.array(sorted(settled), np.int64)
-        self._numbers = np.array([settled[one] for one in sorted(settled)], np.uint8)
-
-    def of(self, instances: NDArray[np.int32]) -> NDArray[np.uint8]:
-        """Class of every pixel: 0 background, :data:`UNKNOWN_CLASS` inside instances that have none."""
-        class_map = unknown_classes(instances)
-        inside = np.flatnonzero(instances.reshape(-1) > 0)
-        if not self._ids.size or not inside.size:
-            return class_map
-        found = instances.reshape(-1)[inside]
-        place = np.minimum(np.searchsorted(self._ids, found), self._ids.size - 1)
-        known = self._ids[place] == found
-        class_map.reshape(-1)[inside] = np.where(known, self._numbers[place], np.uint8(UNKNOWN_CLASS))
-        return class_map
 
 
 def unknown_classes(instances: NDArray[np.int32]) -> NDArray[np.uint8]:

@@ -15,15 +15,9 @@ from numpy.typing import DTypeLike, NDArray
 from slideloom.config.model import Modality
 from slideloom.errors import SlideError
 from slideloom.slides.annotation_frame import Axis, Taps
-from slideloom.slides.annotation_sources import (
-    UNKNOWN_CLASS,
-    ClassLookup,
-    LabelSource,
-    NucleusSource,
-    Seen,
-    unknown_classes,
-)
-from slideloom.slides.classlist import is_class_table, read_class_rows, settle_classes
+from slideloom.slides.annotation_sources import UNKNOWN_CLASS, LabelSource, NucleusSource, Seen, unknown_classes
+from slideloom.slides.class_register import ClassRegister, read_register
+from slideloom.slides.classlist import is_class_table
 from slideloom.slides.facts import SlideFacts
 from slideloom.slides.geojson_text import is_geojson
 from slideloom.slides.grid import grid_size
@@ -64,15 +58,6 @@ class AnnotationMaps(NamedTuple):
     class_map: NDArray[np.uint8]
 
 
-class _Table(NamedTuple):
-    """Classes by instance id, and where they stand."""
-
-    where: str
-    member: str
-    settled: dict[int, int]
-    lookup: ClassLookup
-
-
 class Annotation:
     """Annotation of a slide in the grid frame of one of its images, read window by window; a context manager.
 
@@ -97,7 +82,7 @@ class Annotation:
         slide_id: str,
         source: NucleusSource,
         axes: tuple[Axis, Axis],
-        table: _Table | None,
+        table: ClassRegister | None,
         has_classes: bool,
         warnings: tuple[str, ...],
     ) -> None:
@@ -163,21 +148,23 @@ class Annotation:
         if self._table is None:
             class_map = unknown_classes(instances)
         else:
-            if not self._table.settled and (bool(seen.ids) if seen else bool(instances.any())):
-                raise _no_rows(self._table)
-            class_map = self._table.lookup.of(instances)
+            if self._table.is_empty and (bool(seen.ids) if seen else bool(instances.any())):
+                raise self._table.refusal()
+            class_map = self._table.of(instances)
         return AnnotationMaps(instances, class_map)
 
     def _remarks(self, seen: Seen) -> Iterator[str]:
+        if not seen.ids:
+            yield "instances: the annotation holds no nucleus"
+        elif hidden := max(0, seen.outlines - len(seen.ids)):
+            yield (
+                f"instances: {hidden} of {seen.outlines} outlines hold no pixel of this grid: "
+                "they are smaller than one, or lie under later outlines"
+            )
         if seen.stray_px:
             yield f"{seen.where}: {seen.stray_px} px carry a class outside of every instance, and are left aside"
-        if self._table is None:
-            return
-        where, settled = self._table.where, self._table.settled
-        if strangers := len(settled.keys() - seen.ids):
-            yield f"{where}: {strangers} of {len(settled)} instance ids are not in the instance map"
-        if without := len(seen.ids - settled.keys()):
-            yield f"{where}: {without} of {len(seen.ids)} instances have no class"
+        if self._table is not None:
+            yield from self._table.remarks(seen.ids)
 
     def close(self) -> None:
         """Release the files."""
@@ -294,7 +281,8 @@ def read_annotations(
     SlideError
         ``annotation_shape``: the size of none of the slide's images, or classes of another size than the instances.
         ``unknown_class``: a class that the study does not name. ``annotation_no_rows``: a class table without a row for
-        this slide's instances. ``annotation_classes``: classes beside GeoJSON, which has its own. And those of
+        this slide's instances. ``annotation_classes``: classes beside GeoJSON, which has its own. ``binary_labels``: a
+        mask or a class map. And those of
         :func:`~slideloom.slides.labels.read_labels`, :func:`~slideloom.slides.classlist.read_class_rows`,
         :func:`~slideloom.slides.polygon_source.polygon_image` and
         :func:`~slideloom.slides.polygon_source.open_polygons`.
@@ -304,6 +292,11 @@ def read_annotations(
         return None
     with opened:
         maps, warnings = opened._whole()
+    from slideloom.slides.binary_labels import check_pieces  # compiles: only those who read everything wait for it
+
+    with _of_slide(row.slide_id):
+        where = source_name(parse_source(str(row.instances), root))
+        warnings += check_pieces(maps.instances, facts.image(modality).mpp_um * scale, where)
     for warning in warnings:
         _LOG.warning("%s: %s", row.slide_id, warning)
     return maps, warnings
@@ -347,7 +340,7 @@ def _open(
         drawn, table = None, None
         notes: tuple[str, ...] = ()
         if class_source is not None and is_table:
-            table, notes = _read_table(class_source, classes)
+            table, notes = read_register(class_source, classes)
         elif class_source is not None:
             drawn = opened.enter_context(open_label_image(class_source))
         source = LabelSource(labels, drawn, classes)
@@ -385,15 +378,3 @@ def _step(shape: tuple[int, int], facts: SlideFacts, modality: Modality, scale: 
     size = grid_size(*image.shape, scale)
     check_shape(shape, {*(one.shape for one in facts.images.values()), size})
     return 1.0
-
-
-def _read_table(source: Source, classes: ClassTable) -> tuple[_Table, tuple[str, ...]]:
-    where = source_name(source)
-    settled, notes = settle_classes(read_class_rows(source), classes, where)
-    return _Table(where, source.member, settled, ClassLookup(settled)), notes
-
-
-def _no_rows(table: _Table) -> SlideError:
-    what = f"no row belongs to {table.member!r}" if table.member else "no row names an instance"
-    hint = "The member after '::' must equal a value of the column 'image'" if table.member else ""
-    return SlideError(what, where=table.where, hint=hint, code="annotation_no_rows")

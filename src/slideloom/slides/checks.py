@@ -7,16 +7,18 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 
+from slideloom.config.fields import unfit_for_paths
 from slideloom.config.load import Draft
 from slideloom.config.model import ExperimentConfig, InferenceConfig, SplitConfig
+from slideloom.config.texts import absence, quoted
 from slideloom.errors import Problem, SlideloomError
 from slideloom.slides.delimited import nearest
 from slideloom.slides.encoder_checks import check_encoder
 from slideloom.slides.evidence import Evidence
 from slideloom.slides.external import check_external
-from slideloom.slides.sheet import ROLES, SlideRow, parse_source
+from slideloom.slides.places import check_places, shorten_list
+from slideloom.slides.sheet import ROLES, SlideRow
 from slideloom.slides.sides import check_stratify, take_sides, torn_groups, written_role
 from slideloom.slides.training_checks import check_training
 
@@ -24,6 +26,7 @@ __all__ = ["check_study"]
 
 #: Mistakes of one kind that are told one by one before the rest is counted.
 _SHOWN = 8
+_LONGEST_NAME = 64
 _DOES = {"train": "trains", "val": "validates", "test": "tests"}
 
 
@@ -40,7 +43,7 @@ def check_study(evidence: Evidence) -> list[Problem]:
     list of Problem
         Every mistake.
     """
-    problems = [*_files(evidence), *_markers(evidence)]
+    problems = [*check_places(evidence), *_names(evidence), *_markers(evidence)]
     for name, encoder in evidence.draft.encoders.items():
         problems += check_encoder(evidence, name, encoder)
     for name, split in evidence.draft.splits.items():
@@ -56,45 +59,23 @@ def _used_splits(draft: Draft) -> set[str]:
     return used | {encoder.statistics for encoder in draft.encoders.values() if encoder.statistics}
 
 
-# ---- files -----------------------------------------------------------------------------------------------------------
+# ---- names -----------------------------------------------------------------------------------------------------------
 
 
-def _files(evidence: Evidence) -> Iterator[Problem]:
-    rows = evidence.rows or ()
-    if rows and not evidence.data_root.is_dir():
-        what = f"the folder {str(evidence.data_root)!r}, where the sheet's paths start, does not exist"
-        yield evidence.at("data_root", what=what)
-        return
-    there: dict[Path, bool] = {}
-    missing: list[Problem] = []
-    count = 0
-    for row in rows:
-        for column in ("he", "sp", "instances", "classes"):
-            text: str | None = getattr(row, column)
-            if not text:
-                continue
-            count += 1
-            try:
-                path = parse_source(text, evidence.data_root).path
-            except SlideloomError as error:
-                yield evidence.on(row, column, error.message, error.hint)
-                continue
-            if path not in there:
-                there[path] = path.exists()
-            if not there[path]:
-                missing.append(evidence.on(row, column, f"{str(path)!r} does not exist (slide {row.slide_id!r})"))
-    if count > 1 and len(missing) == count:
-        hint = f"The sheet's paths start at {str(evidence.data_root)!r}; set 'data_root' if they should start elsewhere"
-        what = f"none of the {count} files that the sheet names exists, such as {missing[0].what.split(' does')[0]}"
-        yield Problem(str(evidence.sheet), what, hint)
-        return
-    yield from _shortened(missing, f"{evidence.sheet}", "more files do not exist")
-
-
-def _shortened(problems: Sequence[Problem], where: str, rest: str) -> Iterator[Problem]:
-    yield from problems[:_SHOWN]
-    if len(problems) > _SHOWN:
-        yield Problem(where, f"{len(problems) - _SHOWN} {rest}")
+def _names(evidence: Evidence) -> Iterator[Problem]:
+    """Names that stand in paths: grids, encoders, splits and experiments."""
+    for section in ("grids", "encoders", "splits", "experiments"):
+        taken: dict[str, str] = {}
+        for name in getattr(evidence.draft, section):
+            unfit = unfit_for_paths(name, _LONGEST_NAME)
+            if unfit:
+                what = f"{quoted(name)} cannot be a name: it {unfit}"
+                yield evidence.at(section, name, what=what, hint="It stands in paths: choose another one")
+            other = taken.setdefault(name.casefold(), name)
+            if other != name:
+                what = f"{name!r} differs from {other!r} by letter case only"
+                hint = "They would share a path on file systems that ignore case: rename one"
+                yield evidence.at(section, name, what=what, hint=hint)
 
 
 # ---- markers ---------------------------------------------------------------------------------------------------------
@@ -120,7 +101,7 @@ def _markers(evidence: Evidence) -> Iterator[Problem]:
         what = f"channel {channel!r}{others} has no row in {evidence.draft.markers}"
         hint = f"Did you mean {near!r}?" if near else "Add a row that says which marker it shows"
         told.append(evidence.on(holders[0], "sp_channels", what, hint))
-    yield from _shortened(told, f"{evidence.sheet}: sp_channels", "more channels have no row in the markers table")
+    yield from shorten_list(told, f"{evidence.sheet}: sp_channels", "more channels have no row in the markers table")
 
 
 # ---- splits ----------------------------------------------------------------------------------------------------------
@@ -178,11 +159,12 @@ def _column_split(evidence: Evidence, name: str, split: SplitConfig, rows: Seque
         for row in rows
         if _role(row, split) not in ROLES
     ]
-    yield from _shortened(wrong, f"{evidence.sheet}: {split.column}", "more slides have a value that is no role")
+    yield from shorten_list(wrong, f"{evidence.sheet}: {split.column}", "more slides have a value that is no role")
     trained = any(one.split == name and one.trains for one in evidence.draft.experiments.values())
     trained = trained or any(one.statistics == name for one in evidence.draft.encoders.values())
-    if trained and not any(_role(row, split) == "train" for row in rows):
-        yield evidence.at(*path, what=f"no slide has the role train in the sheet's column {split.column!r}")
+    if trained and not wrong and not any(_role(row, split) == "train" for row in rows):
+        what = f"no slide has the role train in the sheet's column {split.column!r}"
+        yield evidence.at(*path, what=what, hint="Write train into the rows to learn from, or use another scheme")
     for (group, one, other), torn in torn_groups(rows, split).items():
         names = f"{', '.join(torn[:_SHOWN])}{', …' if len(torn) > _SHOWN else ''}"
         hint = "Move the slides to one side; slides that really are independent get patient ids of their own"
@@ -245,7 +227,12 @@ def _training_slides(evidence: Evidence, name: str, experiment: ExperimentConfig
         if not able:
             needs = " and ".join(f"an {image} image" for image in images)
             what = f"no {where} has {needs} and annotated instances"
-            yield evidence.at(*path, what=what, hint="Nothing could be learnt")
+            annotated = sum(bool(row.instances) for row in rows)
+            hint = "Fill the sheet's column 'instances': it names the label images of annotated nuclei"
+            if annotated:
+                imaged = sum(all(getattr(row, image) for image in images) for row in rows)
+                hint = f"Slides that train: {imaged} with {needs}, {annotated} with 'instances', none with both"
+            yield evidence.at(*path, what=what, hint=hint)
         elif "classes" in experiment.heads and not any(row.classes for row in able):
             what = f"the head 'classes' has nothing to learn: no {where} has 'classes'"
             yield evidence.at(
@@ -257,9 +244,9 @@ def _pretrained(evidence: Evidence, name: str, experiment: ExperimentConfig) -> 
     path, file = ("experiments", name, "pretrained"), experiment.pretrained
     assert file is not None
     encoder = evidence.draft.encoders.get(experiment.first_encoder)
-    if not (evidence.base / file).is_file():
+    if why := absence(evidence.base / file) or ("" if (evidence.base / file).is_file() else "is no file"):
         hint = "Nothing is ever fetched: put the published checkpoint there"
-        yield evidence.at(*path, what=f"{str(evidence.base / file)!r} does not exist", hint=hint)
+        yield evidence.at(*path, what=f"{str(evidence.base / file)!r} {why}", hint=hint)
     elif len(experiment.encoder) > 1:
         hint = "Name the one encoder that the checkpoint holds"
         yield evidence.at(*path, what="a published model reads the tokens of its own encoder only", hint=hint)
@@ -294,7 +281,7 @@ def _inference(evidence: Evidence) -> Iterator[Problem]:
             grid = draft.grids.get(encoder.grid) if encoder else None
             if grid and inference.overlap_px >= grid.tile_px:
                 what = f"{inference.overlap_px} px is no less than the tiles of experiment {name!r}, {grid.tile_px} px"
-                yield evidence.at(*path, what=what)
+                yield evidence.at(*path, what=what, hint=f"Set it below {grid.tile_px}; a quarter of a tile is much")
     if inference.seam_check and inference.source == "stored":
         what = "seam_check shifts the tiles, and stored tokens are of tiles where they lie"
         yield evidence.at("inference", "seam_check", what=what, hint="Set 'source: live', or remove the key")

@@ -5,15 +5,26 @@ from __future__ import annotations
 import csv
 import difflib
 import io
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from slideloom.config.texts import quoted, read_text, shortened
 from slideloom.errors import Problem
 
 __all__ = ["Table", "TableRow", "nearest", "read_table"]
 
 _NEAR = 0.8
+# Fifty thousand slides are below.
+_MOST_BYTES, _MOST_CELLS, _MOST_COLUMNS = 16 * 2**20, 1_000_000, 200
+#: A spreadsheet may write all its rows, of which it has 2²⁰, the empty ones, too.
+_MOST_LINES = 1_100_000
+#: A row takes the memory of that many cells, however few it has.
+_ROW_CELLS = 8
+#: Not the white space that a quoted cell may hold.
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f]")
+_SAVE = "Save it as UTF-8 text (in a spreadsheet: 'CSV UTF-8')"
 
 
 def nearest(word: str, known: Sequence[str], cutoff: float = 0.6) -> str:
@@ -89,53 +100,72 @@ def read_table(
     """
     table = Table(path)
     problems = table.problems
-    text = _text(path, problems)
+    text = read_text(path, _MOST_BYTES, "a table", _SAVE, problems)
     if text is None:
         return table
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(text))
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(text), strict=True)
     columns: tuple[str, ...] = ()
     rows: list[TableRow] = []
-    first = 1
+    first, count = 1, 0
     try:
         for values in reader:
             line, first = first, reader.line_num + 1
+            if line > _MOST_LINES:
+                what = f"the table has more than {_MOST_LINES} lines, empty ones among them"
+                problems.append(Problem(f"{path}:{line}", what, "Delete the empty rows; or is it another file?"))
+                break
             cells = [value.strip() for value in values]
             if not any(cells) or cells[0].startswith("#"):
                 continue
             if not columns:
                 columns = tuple(_without_empty_tail(cells))
                 problems += _header_problems(path, line, columns, known, required, mistaken or {})
+                if len(columns) > _MOST_COLUMNS:
+                    break
+                continue
+            if tuple(cells[: len(columns)]) == columns:
+                problems.append(Problem(f"{path}:{line}", "the header stands here again", "Remove this line"))
+                continue
+            count += max(len(columns), _ROW_CELLS)
+            if count > _MOST_CELLS:
+                what = f"the table has more than {_MOST_CELLS} cells"
+                problems.append(Problem(f"{path}:{line}", what, "Is it the right file?"))
+                rows.clear()
+                break
+            if control := _CONTROL.search("".join(cells)):
+                what = f"holds the control character {control[0]!r}"
+                problems.append(Problem(f"{path}:{line}", what, "Type the line anew"))
                 continue
             row = TableRow(line, dict(zip(columns, [*cells, *[""] * len(columns)], strict=False)))
             surplus = _without_empty_tail(cells[len(columns) :])
             if surplus:
                 what = f"has {len(columns) + len(surplus)} cells, but the header has {len(columns)} columns"
-                problems.append(Problem(table.place(row), what, f"Look at the surplus cell {surplus[0]!r}"))
+                problems.append(Problem(table.place(row), what, f"Look at the surplus cell {quoted(surplus[0])}"))
             rows.append(row)
     except csv.Error as error:
-        problems.append(Problem(f"{path}:{reader.line_num}", f"cannot be read as a table: {error}"))
-    if not columns:
+        rows.clear()
+        problems.append(_quotes(path, first, reader.line_num, error))
+    if not columns and not problems:
         problems.append(Problem(str(path), "is empty", f"It needs a header line with {', '.join(required)}"))
     usable = len(set(columns)) == len(columns) and not set(required) - set(columns)
     return Table(path, columns, tuple(rows) if usable else (), problems)
 
 
-def _text(path: Path, problems: list[Problem]) -> str | None:
-    try:
-        return path.read_bytes().decode("utf-8-sig")
-    except FileNotFoundError:
-        problems.append(Problem(str(path), "this file does not exist"))
-    except UnicodeDecodeError as error:
-        line = error.object[: error.start].count(b"\n") + 1
-        hint = "Save it as UTF-8 text (in a spreadsheet: 'CSV UTF-8')"
-        problems.append(Problem(f"{path}:{line}", "is not UTF-8 text", hint))
-    except OSError as error:
-        problems.append(Problem(str(path), f"cannot be read: {error.strerror or error}"))
-    return None
+def _quotes(path: Path, first: int, last: int, error: csv.Error) -> Problem:
+    """What is wrong with quotes, which is all that a table can have wrong with its form."""
+    place = f"{path}:{first}"
+    if "expected after" in str(error):
+        what = "a cell in double quotes goes on after the closing quote"
+        return Problem(place, what, "Put the whole cell in quotes, and write a quote inside it twice")
+    if "field larger" in str(error) and first == last:
+        return Problem(place, f"a cell has more than {csv.field_size_limit()} characters", "Is it the right file?")
+    what = f"a double quote opens a cell here and is not closed (looked up to line {last})"
+    return Problem(place, what, 'Remove the ", or close it at the end of the cell')
 
 
 def _delimiter(text: str) -> str:
-    for line in text.splitlines():
+    for match in re.finditer(r"[^\r\n]+", text):  # never all lines of a file that may be no table
+        line = match[0]
         if line.strip() and not line.lstrip().startswith("#"):
             return next((mark for mark in "\t,;" if mark in line), "\t")
     return "\t"
@@ -158,21 +188,30 @@ def _header_problems(
 ) -> list[Problem]:
     place = f"{path}:{line}"
     problems: list[Problem] = []
+    if len(columns) > _MOST_COLUMNS:
+        hint = "A row is a line, and its first row names the columns: is it the right file?"
+        return [Problem(place, f"the header has {len(columns)} columns, more than {_MOST_COLUMNS}", hint)]
+    words = re.split(r"[\s|:]+", columns[0])
+    if len(columns) == 1 < len(words) and not {*required} - {*words}:
+        what = f"the header is one column, {quoted(columns[0])}"
+        return [Problem(place, what, "Separate columns by tabs or commas, not by blanks")]
     absent = [name for name in known if name not in columns]
     meant: set[str] = set()
     for name in dict.fromkeys(columns):
         if not name:
-            problems.append(Problem(place, "a column of the header has no name"))
+            hint = "Name it, or remove the column"
+            problems.append(Problem(place, "a column of the header has no name", hint))
         elif columns.count(name) > 1:
-            problems.append(Problem(place, f"the column {name!r} stands in the header {columns.count(name)} times"))
+            what = f"the column {quoted(name)} stands in the header {columns.count(name)} times"
+            problems.append(Problem(place, what, "Keep one of them, or rename the others"))
         elif name not in known:
             guess = mistaken.get(name.casefold(), "") or nearest(name, absent, cutoff=_NEAR)
             if guess in absent:
                 meant.add(guess)
                 hint = f"Did you mean {guess!r}? A column of your own needs a name less like it"
-                problems.append(Problem(place, f"unknown column {name!r}", hint))
+                problems.append(Problem(place, f"unknown column {quoted(name)}", hint))
     for name in required:
         if name not in columns and name not in meant:
-            has = ", ".join(column for column in columns if column)
+            has = shortened(", ".join(column for column in columns if column), 300)
             problems.append(Problem(place, f"the column {name!r} is missing", f"The header has: {has}"))
     return problems

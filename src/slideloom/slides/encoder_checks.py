@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 
 from slideloom.config.catalogue import CATALOGUE, EncoderEntry, complete, find_entry, nearest_entries
 from slideloom.config.model import EncoderConfig
+from slideloom.config.texts import absence
 from slideloom.errors import Problem
 from slideloom.slides.delimited import nearest
 from slideloom.slides.evidence import Evidence
@@ -29,7 +30,8 @@ def check_encoder(evidence: Evidence, name: str, encoder: EncoderConfig) -> Iter
     if encoder.statistics is not None:
         yield from evidence.points_nowhere((*path, "statistics"), encoder.statistics, "splits")
     if encoder.blocks != sorted(set(encoder.blocks)):
-        yield evidence.at(*path, "blocks", what=f"{encoder.blocks} must rise, each block once")
+        hint = f"Write {sorted(set(encoder.blocks))}"
+        yield evidence.at(*path, "blocks", what=f"{encoder.blocks} must rise, each block once", hint=hint)
     entry = find_entry(encoder.model)
     if entry is None:
         near = nearest(encoder.model, [name for name in CATALOGUE if "<" not in name])
@@ -90,9 +92,9 @@ def _weights(evidence: Evidence, name: str, encoder: EncoderConfig, entry: Encod
     used = {one for experiment in evidence.draft.experiments.values() for one in experiment.encoder}
     if entry.weights and encoder.checkpoint is not None and name in used:
         file = evidence.base / encoder.checkpoint
-        if not file.is_file():
+        if why := absence(file) or ("" if file.is_file() else "is no file"):
             hint = "Nothing is ever fetched: put the file there, or give 'random: 0' to run without weights, on purpose"
-            yield evidence.at(*path, "checkpoint", what=f"{str(file)!r} does not exist", hint=hint)
+            yield evidence.at(*path, "checkpoint", what=f"{str(file)!r} {why}", hint=hint)
 
 
 def _tokens(evidence: Evidence, name: str, encoder: EncoderConfig, entry: EncoderEntry) -> Iterator[Problem]:
@@ -121,7 +123,8 @@ def _tokens(evidence: Evidence, name: str, encoder: EncoderConfig, entry: Encode
         hint = f"Set grids.{encoder.grid}.tile_px to {f'{below} or ' if below else ''}{below + token_px}"
         yield evidence.at(*path, "grid", what=what, hint=hint)
     elif grid and fits and grid.tile_px < token_px:
-        yield evidence.at(*path, "grid", what=f"tiles of {grid.tile_px} px are smaller than a token of {token_px} px")
+        what = f"tiles of {grid.tile_px} px are smaller than a token of {token_px} px"
+        yield evidence.at(*path, "grid", what=what, hint=f"Raise grids.{encoder.grid}.tile_px")
 
 
 def _statistics(evidence: Evidence, name: str, encoder: EncoderConfig, entry: EncoderEntry) -> Iterator[Problem]:
@@ -131,7 +134,8 @@ def _statistics(evidence: Evidence, name: str, encoder: EncoderConfig, entry: En
     alone = "scope: clip, clip: slide" if own.scope == "clip" else "scope: slide"
     if encoder.normalisation.scope == "slide" and encoder.normalisation.clip == "training":
         what = "'clip: training' needs 'scope: training': with 'scope: slide' nothing is taken from other slides"
-        yield evidence.at("encoders", name, "normalisation", "clip", what=what)
+        hint = "Set 'scope: training', or 'clip: slide'"
+        yield evidence.at("encoders", name, "normalisation", "clip", what=what, hint=hint)
     if encoder.statistics is None:
         if entry.kind == "markers" and pooled:
             hint = f"Name a split, whose training slides are measured, or set 'normalisation: {{{alone}}}'"
@@ -170,13 +174,13 @@ def _embeddings(evidence: Evidence, name: str, encoder: EncoderConfig, entry: En
         if encoder.checkpoint is not None:
             hint = "Give 'marker_embeddings: <folder of UniProt.pt files, or a safetensors file>'"
             yield evidence.at(*path, what=f"{encoder.model!r} needs protein embeddings of its markers", hint=hint)
-    elif not (file := evidence.base / encoder.marker_embeddings).exists():
+    elif why := absence(file := evidence.base / encoder.marker_embeddings):
         hint = "Nothing is ever fetched: put the embeddings there; docs/encoders.md says how they are made"
-        yield evidence.at(*path, "marker_embeddings", what=f"{str(file)!r} does not exist", hint=hint)
+        yield evidence.at(*path, "marker_embeddings", what=f"{str(file)!r} {why}", hint=hint)
     for marker, accession in encoder.marker_ids.items():
         if evidence.markers is not None and marker not in evidence.markers.markers:
             near = nearest(marker, sorted(evidence.markers.markers))
-            hint = f"Did you mean {near!r}?" if near else ""
+            hint = f"Did you mean {near!r}?" if near else "Markers stand in its column 'marker'"
             yield evidence.at(
                 *path, "marker_ids", what=f"{marker!r} is no marker of {evidence.draft.markers}", hint=hint
             )
@@ -197,7 +201,7 @@ def _encoder_markers(evidence: Evidence, name: str, encoder: EncoderConfig) -> I
     seen: set[str] = set()
     for index, marker in enumerate(encoder.markers):
         if marker in seen:
-            yield evidence.at(*path, index, what=f"{marker!r} stands in the list twice")
+            yield evidence.at(*path, index, what=f"{marker!r} stands in the list twice", hint="Remove one of them")
         seen.add(marker)
         if evidence.markers is None or marker in evidence.markers.markers:
             continue

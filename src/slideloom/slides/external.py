@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from slideloom.config.model import ExperimentConfig, GridConfig, StudyConfig
+from slideloom.config.texts import absence
 from slideloom.errors import Problem, SlideloomError
 from slideloom.slides.evidence import Evidence
 from slideloom.slides.sheet import SlideRow
@@ -130,7 +131,7 @@ def check_external(evidence: Evidence, name: str, experiment: ExperimentConfig) 
         except SlideloomError as error:
             yield evidence.at(*path, key, what=error.message, hint=error.hint)
             continue
-        if not any(place.exists() for place in places):
+        if all(absence(place) for place in places):
             what = f"none of the files of {len(places)} scored slides exists, such as {str(places[0])!r}"
             hint = "Paths start where those of the sheet start; {slide} stands for the slide's id"
             yield evidence.at(*path, key, what=what, hint=hint)

@@ -6,7 +6,7 @@ The first stage: everything that a header tells is checked here, before anything
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -149,7 +149,7 @@ class SlideFacts:
 
 
 def image_source(row: SlideRow, modality: Modality, root: Path) -> Source:
-    """Where one of a slide's images lies.
+    """Where one of a slide's images lies; messages call it by the slide and as the sheet names it.
 
     Raises
     ------
@@ -159,7 +159,7 @@ def image_source(row: SlideRow, modality: Modality, root: Path) -> Source:
     text = row.he if modality == "he" else row.sp
     if not text:
         raise _no_image(row.slide_id, modality)
-    return parse_source(text, root)
+    return replace(parse_source(text, root), label=f"{row.slide_id}, {modality} image {text}")
 
 
 def _no_image(slide_id: str, modality: Modality) -> SlideError:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Container, Iterable
 
+from slideloom.config.fields import unfit_for_paths
 from slideloom.config.model import SplitConfig
 from slideloom.slides.sheet import SlideRow
 
 __all__ = ["fold_names", "is_annotated", "platform_folds"]
 
+_LONGEST = 64
 _UNSAFE = re.compile(r"[^A-Za-z0-9_.-]+")
 
 
@@ -43,7 +45,7 @@ def platform_folds(
     """The platform that each fold of ``leave_platform_out`` tests, by the fold's name, sorted by platform.
 
     Only platforms with an annotated slide, and of ``platforms`` where the split names some. Names differ by more than
-    letter case, which some file systems ignore.
+    letter case, which some file systems ignore, and are short enough for a path.
 
     Parameters
     ----------
@@ -55,7 +57,9 @@ def platform_folds(
     folds: dict[str, str] = {}
     taken: set[str] = set()
     for platform in chosen:
-        plain = _UNSAFE.sub("_", platform).strip("._-") or "platform"
+        plain = _UNSAFE.sub("_", platform).strip("._-")[:_LONGEST].rstrip("._-") or "platform"
+        if unfit_for_paths(plain, _LONGEST):
+            plain = f"platform_{plain}"
         name, number = plain, 2
         while name.casefold() in taken:
             name, number = f"{plain}_{number}", number + 1

@@ -23,7 +23,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from slideloom.config.texts import shortened
 from slideloom.errors import SlideError
+from slideloom.slides.classlist import refuse_words
 from slideloom.slides.geojson_text import Feature, read_features, refuse_feature
 from slideloom.slides.source import Source
 from slideloom.slides.tables import ClassTable
@@ -33,6 +35,7 @@ __all__ = ["PolygonNuclei", "class_ids", "read_nuclei"]
 _LARGEST = 1e9
 _NUCLEUS, _CELL = {"nucleus", "nuclei"}, {"cell", "cells"}
 _NO_CLASS = {*_NUCLEUS, *_CELL, "unclassified"}
+_MOST_NESTED = 16
 _OBJECTS, _NO_NUCLEI = {"detection", "cell"}, {"tile", "tma_core", "tmacore", "root"}
 _Ring = Sequence[Sequence[float]]
 
@@ -132,13 +135,7 @@ def class_ids(nuclei: PolygonNuclei, classes: ClassTable, where: str, unknown: i
         if number is None and word.casefold() not in _NO_CLASS
     ]
     if strange:
-        raise SlideError(
-            f"no class is named {', '.join(map(repr, strange[:10]))}{', …' if len(strange) > 10 else ''}",
-            where=where,
-            expected=f"one of {', '.join(classes.names)}, or an alias",
-            hint="Add it to a class's aliases in the classes table",
-            code="unknown_class",
-        )
+        raise refuse_words(strange, classes, where)
     # The last place serves the word -1.
     numbers = np.array([*(unknown if number is None else number for number in found), unknown], np.uint8)
     return numbers[nuclei.word]
@@ -276,14 +273,16 @@ def _generic(word: str) -> int:
     return 1 if folded in _NUCLEUS else 2 if folded in _CELL else 0
 
 
-def _polygons(geometry: Any, where: str, left: Counter[str]) -> Iterator[list[_Ring]]:
+def _polygons(geometry: Any, where: str, left: Counter[str], depth: int = 0) -> Iterator[list[_Ring]]:
     """Polygons of a geometry, each a list of rings."""
+    if depth > _MOST_NESTED:
+        raise refuse_feature(where, "collections that are nested too deep", f"{_MOST_NESTED} levels at most")
     if not isinstance(geometry, dict):
         raise refuse_feature(where, f"a geometry that is a JSON {type(geometry).__name__}", "an object")
     kind = geometry.get("type")
     if kind == "GeometryCollection" and isinstance(geometry.get("geometries"), list):
         for part in geometry["geometries"]:
-            yield from _polygons(part, where, left)
+            yield from _polygons(part, where, left, depth + 1)
         return
     if kind in ("Point", "MultiPoint", "LineString", "MultiLineString"):
         left[f"of type {kind}"] += 1
@@ -291,7 +290,7 @@ def _polygons(geometry: Any, where: str, left: Counter[str]) -> Iterator[list[_R
     value = geometry.get("coordinates")
     parts = [value] if kind == "Polygon" else value if kind == "MultiPolygon" else None
     if parts is None:
-        raise refuse_feature(where, f"a geometry of type {kind!r}", "Polygon or MultiPolygon")
+        raise refuse_feature(where, f"a geometry of type {shortened(repr(kind))}", "Polygon or MultiPolygon")
     if not isinstance(parts, list) or not all(
         isinstance(rings, list)
         and all(isinstance(ring, list) and (not ring or isinstance(ring[0], list)) for ring in rings)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from slideloom.artefacts.files import write_json
 from slideloom.config.model import GridConfig, Modality
+from slideloom.config.texts import quoted
 from slideloom.errors import SlideError
 from slideloom.slides.classlist import is_class_table, read_class_rows
 from slideloom.slides.digests import source_digest
@@ -31,6 +32,12 @@ _SCHEMA = 1
 _RGB = tuple(Channel(name, "") for name in ("red", "green", "blue"))
 #: Relative differences at which pixel sizes are remarked on, and refused.
 _UNEVEN_WARNS, _UNEVEN_REFUSED, _SHEET_WARNS, _EXTENT_WARNS = 0.01, 0.10, 0.05, 0.02
+#: No nucleus can be seen in larger pixels; brought to a grid's fine resolution, they would fill the disk.
+_COARSEST_UM = 10.0
+#: The largest slides, of whole organs, are 200 mm long.
+_LONGEST_MM = 300
+#: Channels that a message names before it counts the rest.
+_NAMED = 8
 
 
 def write_facts(row: SlideRow, root: Path, markers: MarkerTable, place: Path) -> SlideFacts:
@@ -85,7 +92,8 @@ def read_facts(row: SlideRow, root: Path, markers: MarkerTable, *, digests: bool
     ------
     SlideError
         Whatever keeps an image from being opened (see :func:`slideloom.slides.open.open_image`), and ``not_rgb``,
-        ``no_pixel_size``, ``anisotropic_pixels``, ``channel_count``, ``unknown_channel``, ``annotation_*``.
+        ``no_pixel_size``, ``implausible_pixel_size``, ``anisotropic_pixels``, ``channel_count``, ``unknown_channel``,
+        ``annotation_*``.
     """
     images: dict[str, ImageFacts] = {}
     warnings: list[str] = []
@@ -114,7 +122,7 @@ def _image_facts(
 ) -> ImageFacts:
     source = image_source(row, modality, root)
     where = f"{row.slide_id}, {modality} image {text}"
-    with open_image(source, modality) as image:
+    with _opened(source, modality, where) as image:
         if modality == "he" and not (image.is_rgb and image.n_channels == 3):
             hint = "Name a multiplexed image in the sheet's column 'sp'"
             what = f"the image has {image.n_channels} channels of {np.dtype(image.dtype).name}"
@@ -138,6 +146,16 @@ def _image_facts(
         )
 
 
+def _opened(source: Source, modality: Modality, where: str) -> SlideImage:
+    """Open an image; errors name the slide, and the file as the sheet does."""
+    try:
+        return open_image(source, modality)
+    except SlideError as error:
+        hint = error.hint or "Save the image anew, or name another in the sheet"
+        what = _bare(error.what, source)
+        raise SlideError(what, where=where, expected=error.expected, hint=hint, code=error.code) from error
+
+
 def _bare(text: str, source: Source) -> str:
     """Text without the folder of a source that the sheet names by an absolute path."""
     return text.replace(f"{source.path.parent.as_posix().rstrip('/')}/", "") if source.path.is_absolute() else text
@@ -148,11 +166,14 @@ def _pixel_size(
 ) -> tuple[float, str]:
     sheet_um = row.he_mpp_um if modality == "he" else row.sp_mpp_um
     file_um = math.sqrt(image.mpp_um[0] * image.mpp_um[1]) if image.mpp_um else None
+    columns = f"column mpp_um or {modality}_mpp_um"
     if file_um is None and sheet_um is None:
+        why = [warning for warning in image.warnings if "pixel size" in warning]
         raise SlideError(
-            "the file does not record its pixel size",
+            f"no pixel size is known: {why[0]}" if why else "the file does not record its pixel size",
             where=where,
-            hint=f"Give it in the sheet, column mpp_um or {modality}_mpp_um; a 40x scan has about 0.25 µm",
+            expected="µm per pixel, in the file or in the sheet",
+            hint=f"Give it in the sheet, {columns}; a 40x scan has about 0.25 µm",
             code="no_pixel_size",
         )
     if image.mpp_um and file_um is not None:
@@ -168,13 +189,31 @@ def _pixel_size(
             )
         if uneven > _UNEVEN_WARNS:
             warnings.append(f"{modality}: the file's pixels are {y_um:.4g} µm high and {x_um:.4g} µm wide")
+    taken_um = float(sheet_um or file_um or 0.0)
+    if taken_um > _COARSEST_UM:
+        raise SlideError(
+            f"pixels of {taken_um:.4g} µm, by the {'file' if sheet_um is None else 'sheet'}, are larger than a nucleus",
+            where=where,
+            expected=f"at most {_COARSEST_UM:g} µm; a 40x scan has about 0.25 µm, a 20x scan 0.5 µm",
+            hint=f"Give the true size in the sheet, {columns}",
+            code="implausible_pixel_size",
+        )
+    longest_px = max(image.height_px, image.width_px)
+    if longest_px * taken_um > _LONGEST_MM * 1000:
+        raise SlideError(
+            f"{longest_px} pixels of {taken_um:.4g} µm would be {longest_px * taken_um / 1000:.4g} mm",
+            where=where,
+            expected=f"at most {_LONGEST_MM} mm, as no slide is longer",
+            hint=f"If the pixel size is wrong, give the true one in the sheet, {columns}; else the file is damaged",
+            code="implausible_pixel_size",
+        )
     if sheet_um is None:
-        return float(file_um or 0.0), "file"
+        return taken_um, "file"
     if file_um is not None and abs(sheet_um - file_um) / file_um > _SHEET_WARNS:
         warnings.append(
             f"{modality}: the sheet's pixel size, {sheet_um:.4g} µm, is used; the file says {file_um:.4g} µm"
         )
-    return float(sheet_um), "sheet"
+    return taken_um, "sheet"
 
 
 def _channels(
@@ -203,7 +242,7 @@ def _channels(
     unknown = [name for name, channel in zip(names, found, strict=True) if channel is None]
     if unknown:
         raise SlideError(
-            f"the markers table does not know {len(unknown)} of {len(names)} channels: {', '.join(map(repr, unknown))}",
+            f"the markers table does not know {len(unknown)} of {len(names)} channels: {_some(unknown)}",
             where=where,
             hint="Add a row for each to the markers table, or give the right names in the sheet's sp_channels",
             code="unknown_channel",
@@ -213,6 +252,11 @@ def _channels(
     if many:
         warnings.append(f"sp: more than one channel shows {', '.join(many)}; by its marker, the first is taken")
     return channels
+
+
+def _some(names: Sequence[str]) -> str:
+    more = len(names) - _NAMED
+    return ", ".join(map(quoted, names[:_NAMED])) + (f" and {more} more" if more > 0 else "")
 
 
 def _compare_extents(he: ImageFacts, sp: ImageFacts) -> Iterable[str]:

@@ -10,6 +10,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from slideloom.config.texts import shortened
 from slideloom.errors import SlideError
 from slideloom.slides.image import Header, RawImage
 from slideloom.slides.open import open_raw
@@ -26,8 +27,30 @@ __all__ = [
 ]
 
 _LARGEST = 2**31 - 1
-_HINT = "Give a label image with whole numbers: 0 background, 1, 2, 3, … the nuclei"
+_FEW_PX, _COARSEST = 8, 64
+_HINTS = {
+    "annotation_negative": "0 is the background: set what is negative to 0, or number the nuclei anew",
+    "annotation_range": "Number the nuclei anew, as 1, 2, 3, …",
+    "annotation_rgb": "Give one image in which each nucleus has a number of its own: not its picture, not a mask each",
+    "annotation_boolean": "Give the numbered nuclei, or split the mask into connected components and say that you did",
+    "annotation_float": "If all values are whole, save them as such: numpy.save('labels.npy', labels.astype('int32'))",
+    "annotation_lossy": "Export it again as PNG or TIFF where it was made: JPEG does not give the numbers back",
+}
 _PICTURES = {"rgb", "rgba", "rgba_premultiplied", "grey_alpha", "cmyk"}
+_LOSSY = "pillow/jpeg"
+_AGAIN = "Write it again as a label image: TIFF, PNG, .npy, .npz or OME-Zarr"
+_TABLE = "A table of classes belongs into the sheet's column 'classes'; 'instances' is a label image or GeoJSON"
+#: What to do with files that annotations come in elsewhere, by suffix.
+_ELSEWHERE = {
+    ".mat": "Save its instance map as .npy: numpy.save('x.npy', scipy.io.loadmat('x.mat')['inst_map'].astype('int32'))",
+    ".h5": "Save its label image as .npy, with numpy.save",
+    ".hdf5": "Save its label image as .npy, with numpy.save",
+    ".xml": "Export the outlines as GeoJSON, as QuPath does",
+    ".csv": _TABLE,
+    ".tsv": _TABLE,
+    ".txt": _TABLE,
+    ".parquet": _TABLE,
+}
 
 
 class LabelImage:
@@ -128,7 +151,7 @@ def open_label_image(source: Source) -> LabelImage:
     ------
     SlideError
         ``annotation_missing``, ``annotation_unreadable``, ``annotation_rgb`` (a picture, or a stack of masks),
-        ``annotation_float``, ``annotation_boolean``.
+        ``annotation_float``, ``annotation_boolean``, ``annotation_lossy`` (JPEG).
     """
     with _as_annotation(source):
         raw = open_raw(source)
@@ -211,10 +234,13 @@ def _as_annotation(source: Source) -> Iterator[None]:
     try:
         yield
     except SlideError as error:
-        code = "annotation_missing" if error.code == "missing_file" else "annotation_unreadable"
-        hint = error.hint if code == "annotation_unreadable" else "Mend the path in the sheet, or leave the cell empty"
+        if error.code == "missing_file":
+            code, hint = "annotation_missing", "Mend the path in the sheet, or leave the cell empty"
+        else:
+            code, hint = "annotation_unreadable", _ELSEWHERE.get(source.path.suffix.lower()) or error.hint or _AGAIN
+        what = f"the annotation: {shortened(error.what, 400)}"
         raise SlideError(
-            f"the annotation: {error.what}", where=source_name(source), expected=error.expected, hint=hint, code=code
+            what, where=source_name(source), expected=error.expected or "a label image", hint=hint, code=code
         ) from error
 
 
@@ -227,10 +253,13 @@ def _check(source: Source, header: Header) -> None:
         raise _refuse(source, "a true/false mask does not tell touching nuclei apart", "annotation_boolean")
     if kind not in "ui":
         raise _refuse(source, f"the label image holds {np.dtype(header.dtype).name} values", "annotation_float")
+    if header.reader == _LOSSY:
+        raise _refuse(source, "JPEG does not keep the numbers that are stored in it", "annotation_lossy")
 
 
 def _refuse(source: Source, what: str, code: str) -> SlideError:
-    return SlideError(what, where=source_name(source), hint=_HINT, code=code)
+    expected = "one whole number a pixel, 0 to 2**31 - 1"
+    return SlideError(what, where=source_name(source), expected=expected, hint=_HINTS[code], code=code)
 
 
 def source_name(source: Source) -> str:
@@ -258,6 +287,28 @@ def check_shape(shape: tuple[int, int], shapes: Iterable[tuple[int, int]]) -> No
         raise SlideError(
             f"the annotation is {shape[0]} x {shape[1]} px",
             expected=" or ".join(f"{height} x {width}" for height, width in sorted(allowed)) + ", as the slide's image",
-            hint="Give the annotation at the full resolution of one of the slide's images",
+            hint=_mishap(shape, allowed),
             code="annotation_shape",
         )
+
+
+def _mishap(shape: tuple[int, int], shapes: Iterable[tuple[int, int]]) -> str:
+    """What may have happened to an annotation that has the size of no image, and what to do."""
+    for image in sorted(shapes):
+        if shape == image[::-1]:
+            return "Rows and columns seem to be exchanged: transpose it, and look whether it then fits the image"
+        down, across = shape[0] - image[0], shape[1] - image[1]
+        if max(abs(down), abs(across)) <= _FEW_PX:
+            return (
+                f"It has {down:+d} rows and {across:+d} columns: cut it, or fill it up with 0, on the side where they "
+                "were added or lost"
+            )
+        times = round(image[0] / max(1, shape[0]), 1)
+        if 1 < times <= _COARSEST and all(
+            abs(part * times - whole) <= times for part, whole in zip(shape, image, strict=True)
+        ):
+            return f"It seems to be drawn at a {times:g} times lower resolution: export it at full resolution"
+    return (
+        "Give it at the full resolution of one of the slide's images; if it is, it may belong to another slide: "
+        "look at what the sheet names"
+    )

@@ -177,7 +177,7 @@ def _as_rgb(raw: RawImage) -> ModalityImage:
             "its 4 samples are tagged as printing inks (CMYK), which is no H&E image",
             where=where,
             expected="an RGB image",
-            hint="convert it to RGB; or, if the 4 samples are markers, name it in the sp column",
+            hint="Convert it to RGB; or, if the 4 samples are markers, name it in the sp column",
             code="not_rgb",
         )
     if header.dtype != np.uint8:
@@ -185,7 +185,7 @@ def _as_rgb(raw: RawImage) -> ModalityImage:
             f"an H&E image of {header.dtype} samples",
             where=where,
             expected="uint8",
-            hint="save it with 8 bits a channel; Slideloom does not choose a scale for you",
+            hint="Save it with 8 bits a channel; Slideloom does not choose a scale for you",
             code="unsupported_dtype",
         )
     if header.colour in ("rgba", "rgba_premultiplied"):
@@ -208,7 +208,7 @@ def _as_rgb(raw: RawImage) -> ModalityImage:
             f"{header.n_channels} channels cannot be seen as H&E",
             where=where,
             expected="3 channels, or 1",
-            hint="if it is a multiplexed image, name it in the sp column",
+            hint="If it is a multiplexed image, name it in the sp column",
             code="not_rgb",
         )
     if header.colour.startswith("grey") or (header.n_channels == 1 and header.colour == "channels"):
@@ -242,7 +242,7 @@ def _as_channels(raw: RawImage) -> ModalityImage:
             f"channels of {dtype} samples",
             where=str(header.source),
             expected="uint8, uint16 or float32",
-            hint="save it as one of these; Slideloom does not round or scale values for you",
+            hint="Save it as one of these; Slideloom does not round or scale values for you",
             code="unsupported_dtype",
         )
     if header.colour.startswith("rgb"):

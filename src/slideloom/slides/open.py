@@ -14,9 +14,12 @@ OME-Zarr, Zarr folders    :mod:`slideloom.slides.read_zarr`
 from __future__ import annotations
 
 import errno
+import os
+import stat
 
 from slideloom.config.model import Modality
 from slideloom.errors import SlideError
+from slideloom.slides.declared import refuse_hollow
 from slideloom.slides.image import RawImage, SlideImage
 from slideloom.slides.modality import as_modality
 from slideloom.slides.source import Source
@@ -89,22 +92,23 @@ def open_raw(source: Source) -> RawImage:
         As :func:`open_image`, but for the last two.
     """
     try:
-        return _open(source)
+        raw = _open(source)
+        try:
+            refuse_hollow(raw.header)
+        except BaseException:
+            raw.close()
+            raise
     except (SlideError, MemoryError):
         raise
     except OSError as error:
         if error.errno in _MISSING:
-            raise SlideError(
-                "there is no such file",
-                where=str(source),
-                hint="paths in the sheet start at its own folder, or at data_root",
-                code="missing_file",
-            ) from error
+            raise _missing(source) from error
         if error.errno is not None and error.errno not in _REFUSED:
             raise  # the machine's trouble, not the slide's
         raise _unreadable(source, error) from error
     except Exception as error:
         raise _unreadable(source, error) from error
+    return raw
 
 
 def _open(source: Source) -> RawImage:
@@ -115,18 +119,29 @@ def _open(source: Source) -> RawImage:
                 "it is a folder without Zarr metadata",
                 where=str(source),
                 expected="a file, or an OME-Zarr folder",
+                hint="Name the file inside it in the sheet",
                 code="unsupported_format",
             )
         from slideloom.slides.read_zarr import open_zarr
 
         return open_zarr(source)
+    if not stat.S_ISREG(path.stat().st_mode):
+        # Reading one may never end.
+        raise SlideError(
+            "it is a device, a pipe or a socket",
+            where=str(source),
+            expected="a file",
+            hint="Name the slide's file in the sheet",
+            code="unsupported_format",
+        )
     with path.open("rb") as file:
         head = file.read(_HEAD_BYTES)
     if not head:
         raise SlideError(
             "the file is empty (0 bytes)",
             where=str(source),
-            hint="copy it again from where it was made",
+            expected="an image",
+            hint="Copy it again from where it was made",
             code="empty_file",
         )
     if head.startswith(b"\x93NUMPY"):
@@ -142,6 +157,7 @@ def _open(source: Source) -> RawImage:
             f"this file has no members; {source.member!r} was asked for",
             where=str(path),
             expected="a member only for .npy, .npz and Zarr",
+            hint=f"Drop what stands behind {path.name} in the sheet",
             code="bad_member",
         )
     return _open_file(source, head)
@@ -150,7 +166,8 @@ def _open(source: Source) -> RawImage:
 def _open_file(source: Source, head: bytes) -> RawImage:
     from slideloom.slides.read_picture import is_picture, open_picture
 
-    if is_picture(head):
+    # A MIRAX slide's index file is a small JPEG of it; the slide lies in the folder beside.
+    if is_picture(head) and source.path.suffix.lower() != ".mrxs":
         return open_picture(source)
     from slideloom.slides.read_openslide import detect_vendor, open_openslide
 
@@ -172,10 +189,22 @@ def _open_file(source: Source, head: bytes) -> RawImage:
     return open_tiff(source, flavour)
 
 
+def _missing(source: Source) -> SlideError:
+    what, hint = "there is no such file", "Paths in the sheet start at its own folder, or at data_root"
+    if source.path.is_symlink():
+        what = f"it is a link to {os.readlink(source.path)!r}, where nothing is"
+        hint = "Mend the link, or name the file itself in the sheet"
+    return SlideError(what, where=str(source), expected="a file", hint=hint, code="missing_file")
+
+
 def _unreadable(source: Source, error: Exception) -> SlideError:
-    return SlideError(
-        f"it cannot be opened: {type(error).__name__}: {error}",
-        where=str(source),
-        hint="the file may be damaged: copy it again from where it was made",
-        code="unreadable",
-    )
+    hint = "The file may be damaged: copy it again from where it was made"
+    what = f"it cannot be opened: {type(error).__name__}: {error}"
+    if isinstance(error, OSError) and error.errno == errno.ELOOP:
+        what, hint = "it is a link that leads in a circle", "Name the file itself in the sheet"
+    elif isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM):
+        what = f"it may not be read ({error.strerror})"
+        hint = "Give yourself the right to read it and its folders (chmod, chgrp), or ask its owner to"
+    elif isinstance(error, OSError) and error.errno is not None:
+        what = f"it cannot be opened ({error.strerror})"
+    return SlideError(what, where=str(source), expected="an image", hint=hint, code="unreadable")

@@ -25,6 +25,11 @@ _MODALITIES: tuple[Modality, ...] = ("he", "sp")
 _SQUARE_PX = 1024
 #: Share of nuclei outside of the image from which on the coordinates cannot be its pixels.
 _MOST_OUTSIDE = 0.5
+#: How often the boxes of nuclei may cover the image, beyond some pixels for images that are tiny; touching nuclei cover
+#: it once or twice.
+_MOST_LAYERS, _FREE_PX = 64, 1e8
+#: Squares that a nucleus may reach into on average, beyond some for the few that are huge.
+_MOST_SQUARES, _FREE_SQUARES = 16, 1e6
 
 
 def polygon_image(source: Source, images: Mapping[str, ImageFacts], default: Modality | None = None) -> Modality:
@@ -55,7 +60,8 @@ def polygon_image(source: Source, images: Mapping[str, ImageFacts], default: Mod
         named = [name for name in there if name == source.member]
         if not named:
             what = f"the slide has no image {source.member!r}"
-            raise SlideError(what, where=source.path.name, expected=expected, code="annotation_frame")
+            hint = "Mend what stands behind '::' in the sheet's column instances"
+            raise SlideError(what, where=source.path.name, expected=expected, hint=hint, code="annotation_frame")
         return named[0]
     if default is not None:
         return default
@@ -111,7 +117,8 @@ def open_polygons(source: Source, shape: tuple[int, int], classes: ClassTable) -
     ------
     SlideError
         As :func:`~slideloom.slides.geojson.read_nuclei` and :func:`~slideloom.slides.geojson.class_ids`;
-        ``annotation_outside``: most nuclei lie outside of the image.
+        ``annotation_outside``: most nuclei lie outside of the image; ``annotation_overlap``: they lie over one another
+        as nuclei cannot.
     """
     nuclei = read_nuclei(source)
     of_nucleus = class_ids(nuclei, classes, source.path.name, UNKNOWN_CLASS)
@@ -126,8 +133,43 @@ def open_polygons(source: Source, shape: tuple[int, int], classes: ClassTable) -
             hint="Coordinates count pixels of the full resolution, from the upper left corner",
             code="annotation_outside",
         )
-    warnings = (*nuclei.warnings, f"{source.path.name}: {what}") if outside else nuclei.warnings
-    return PolygonSource(nuclei, of_nucleus, boxes, shape, warnings)
+    _check_layers(boxes, shape, source.path.name)
+    warnings = list(nuclei.warnings)
+    if outside:
+        warnings.append(f"{source.path.name}: {what}")
+    repeated = _repeated(nuclei, boxes)
+    if repeated:
+        warnings.append(f"{source.path.name}: {repeated} of {len(nuclei)} outlines stand there twice; the later counts")
+    return PolygonSource(nuclei, of_nucleus, boxes, shape, tuple(warnings), len(nuclei) - outside - repeated)
+
+
+def _check_layers(boxes: NDArray[np.float64], shape: tuple[int, int], where: str) -> None:
+    """Refuse what would take time and memory far beyond those of any nuclei."""
+    sides = np.clip(boxes[:, 2:], 0, shape[::-1]) - np.clip(boxes[:, :2], 0, shape[::-1])
+    covered_px = float(sides.prod(axis=1).sum())
+    squares = float((sides // _SQUARE_PX + 2).prod(axis=1).sum())
+    image_px = float(shape[0]) * shape[1]
+    if covered_px > _MOST_LAYERS * image_px + _FREE_PX or squares > _MOST_SQUARES * len(boxes) + _FREE_SQUARES:
+        raise SlideError(
+            f"{len(boxes)} outlines cover the image {covered_px / image_px:.0f} times over",
+            where=where,
+            expected="an outline around each nucleus",
+            hint="Export nuclei alone, without regions and cells around them",
+            code="annotation_overlap",
+        )
+
+
+def _repeated(nuclei: PolygonNuclei, boxes: NDArray[np.float64]) -> int:
+    """Nuclei whose outline an earlier one has, corner by corner."""
+    _, group, count = np.unique(boxes.view("V32").reshape(-1), return_inverse=True, return_counts=True)
+    outlines = [_outline(nuclei, place) for place in np.flatnonzero(count[group] > 1).tolist()]
+    return len(outlines) - len(set(outlines))
+
+
+def _outline(nuclei: PolygonNuclei, place: int) -> bytes:
+    rings = nuclei.rings[nuclei.nuclei[place] : nuclei.nuclei[place + 1] + 1]
+    told: bytes = (rings - rings[0]).tobytes() + nuclei.corners[rings[0] : rings[-1]].tobytes()
+    return told
 
 
 class PolygonSource:
@@ -145,6 +187,8 @@ class PolygonSource:
         Height and width of the image.
     warnings : tuple of str
         What a person should know.
+    shown : int
+        How many nuclei are to be seen where every pixel is looked at.
 
     Attributes
     ----------
@@ -161,7 +205,9 @@ class PolygonSource:
         boxes: NDArray[np.float64],
         shape: tuple[int, int],
         warnings: tuple[str, ...],
+        shown: int,
     ) -> None:
+        self._shown = shown
         self.warnings = warnings
         self.has_classes = bool((of_nucleus != UNKNOWN_CLASS).any())
         self._nuclei = nuclei
@@ -177,6 +223,8 @@ class PolygonSource:
 
         instances = np.zeros((down.count, across.count), np.int32)
         at_y, at_x = down.points, across.points
+        if seen is not None:
+            seen.outlines = self._shown
         if at_y.size and at_x.size:
             near = self._squares.touching(at_x[0], at_y[0], at_x[-1], at_y[-1])
             box = self._boxes[near]
@@ -185,6 +233,8 @@ class PolygonSource:
             ]
             one = self._nuclei
             paint_polygons(one.corners, one.rings, one.nuclei, near, at_y, at_x, instances[: at_y.size, : at_x.size])
+        if seen is not None:
+            seen.ids.update(np.unique(instances[instances > 0]).tolist())
         return instances, self._class_of[instances] if with_classes else None
 
     def close(self) -> None:

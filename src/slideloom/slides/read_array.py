@@ -7,9 +7,13 @@ most 64 long, and shorter than the first; else the first does. (40, 512, 512) an
 
 from __future__ import annotations
 
+import io
+import lzma
+import re
 import threading
 import zipfile
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -17,6 +21,7 @@ import numpy as np
 from numpy.lib import format as npy_format
 from numpy.typing import NDArray
 
+from slideloom.config.texts import quoted, shortened
 from slideloom.errors import SlideError
 from slideloom.slides.image import Colour, Header, make_levels
 from slideloom.slides.source import Source, split_index
@@ -24,6 +29,11 @@ from slideloom.slides.source import Source, split_index
 __all__ = ["ArrayImage", "channel_axis", "open_npy", "open_npz"]
 
 _MOST_TRAILING_CHANNELS = 64
+#: NumPy itself refuses headers of more than 10 000 bytes.
+_MOST_HEADER_BYTES = 65_536
+_ADDRESS = re.compile(r"<[^<>]* at 0x[0-9a-f]+>")
+#: Members that a message lists at most.
+_SHOWN = 8
 _Stamp = tuple[str, int, int, str]
 _last_member: tuple[_Stamp, NDArray[Any]] | None = None
 _last_member_lock = threading.Lock()
@@ -53,7 +63,7 @@ def open_npy(source: Source) -> ArrayImage:
         raise SlideError(
             f"an array of {' x '.join(map(str, shape))} {dtype} is announced, the file ends after {size} bytes",
             where=str(source),
-            hint="copy it again from where it was made",
+            hint="Copy it again from where it was made",
             code="truncated",
         )
     return ArrayImage(_header(source, "numpy/npy", shape, dtype), member="")
@@ -74,15 +84,16 @@ def open_npz(source: Source) -> ArrayImage:
             if not name and len(members) == 1:
                 name = members[0]
             if name not in members:
-                what = f"has no array {name!r}" if name else "holds several arrays"
-                raise _bad_member(source, f"the file {what}", f"one of {', '.join(members) or '(none)'}")
+                what = f"has no array {quoted(name)}" if name else f"holds {len(members)} arrays"
+                raise _bad_member(source, f"the file {what}", _one_of(members))
             with archive.open(f"{name}.npy") as file:
                 shape, dtype = _npy_header(cast(BinaryIO, file), source)
-    except zipfile.BadZipFile as error:
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError) as error:
+        # RuntimeError: encrypted, or compressed by a method that Python lacks.
         raise SlideError(
             f"the .npz file is damaged: {error}",
             where=str(source),
-            hint="copy it again from where it was made",
+            hint="Copy it again from where it was made",
             code="unreadable",
         ) from error
     return ArrayImage(_header(source, "numpy/npz", shape, dtype), member=name)
@@ -144,11 +155,11 @@ def _load_member(path: Path, member: str) -> NDArray[Any]:
         try:
             with np.load(path, allow_pickle=False) as archive:
                 loaded: NDArray[Any] = archive[member]
-        except (zipfile.BadZipFile, zlib.error, ValueError, EOFError) as error:
+        except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, ValueError, EOFError, RuntimeError) as error:
             raise SlideError(
                 f"array {member!r} cannot be decoded: {error}",
                 where=str(path),
-                hint="copy it again from where it was made",
+                hint="Copy it again from where it was made",
                 code="corrupt_data",
             ) from error
         _last_member = (stamp, loaded)
@@ -156,12 +167,24 @@ def _load_member(path: Path, member: str) -> NDArray[Any]:
 
 
 def _npy_header(file: BinaryIO, source: Source) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    start = file.tell()
+    # From memory: NumPy would make room for as many bytes as the header says that it has.
+    head = io.BytesIO(file.read(_MOST_HEADER_BYTES))
     try:
-        version = npy_format.read_magic(file)
+        version = npy_format.read_magic(head)
         read = npy_format.read_array_header_1_0 if version == (1, 0) else npy_format.read_array_header_2_0
-        shape, _, dtype = read(file)
+        shape, _, dtype = read(head)
+        file.seek(start + head.tell())
     except (ValueError, EOFError) as error:
-        raise SlideError(f"no sound NumPy header: {error}", where=str(source), code="unreadable") from error
+        # Of a header that is code, Python says where in memory it met it.
+        why = _ADDRESS.sub("", str(error).partition("\n")[0])
+        raise SlideError(
+            f"no sound NumPy header: {shortened(why, 200)}",
+            where=str(source),
+            expected="a header as numpy.save writes it",
+            hint="Copy it again from where it was made, or save it again",
+            code="unreadable",
+        ) from error
     return tuple(shape), dtype
 
 
@@ -174,10 +197,13 @@ def _header(source: Source, reader: str, shape: tuple[int, ...], dtype: np.dtype
                 source, f"index {index} of an array of shape {shape}", f"0 to {shape[0] - 1}" if shape else "an array"
             )
         image = shape[1:]
-    if dtype.kind not in "biuf" or len(image) not in (2, 3) or 0 in image:
-        hint = "pick one image of the stack, as in images[0]" if len(image) == 4 and index is None else ""
+    if dtype.kind not in "biuf" or len(image) not in (2, 3) or min(image) < 1:
+        hint = "Save one image as an array of numbers, with numpy.save"
+        if len(image) == 4 and index is None:
+            hint = "Pick one image of the stack, as in images[0]"
+        told = shortened(" x ".join(map(str, image)))
         raise SlideError(
-            f"an array of shape {' x '.join(map(str, image)) or '()'} {dtype} is no image",
+            f"an array of shape {told or '()'} {shortened(str(dtype))} is no image",
             where=str(source),
             expected="numbers of shape (h, w), (c, h, w) or (h, w, c)",
             hint=hint,
@@ -204,4 +230,12 @@ def _header(source: Source, reader: str, shape: tuple[int, ...], dtype: np.dtype
 
 
 def _bad_member(source: Source, what: str, expected: str) -> SlideError:
-    return SlideError(what, where=str(source), expected=expected, code="bad_member")
+    hint = "Name the array, and the image of a stack, behind '::', as in stack.npz::images[3]"
+    return SlideError(what, where=str(source), expected=expected, hint=hint, code="bad_member")
+
+
+def _one_of(members: Sequence[str]) -> str:
+    if not members:
+        return "an archive of .npy files"
+    more = f", … ({len(members)} in all)" if len(members) > _SHOWN else ""
+    return f"one of {', '.join(map(shortened, members[:_SHOWN]))}{more}"

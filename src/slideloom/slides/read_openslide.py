@@ -24,6 +24,7 @@ from slideloom.slides.image import Header, Level, plausible_mpp
 from slideloom.slides.modality import flatten_alpha
 from slideloom.slides.source import Source
 from slideloom.slides.tiff_segments import SegmentCache
+from slideloom.slides.unknown_files import describe_unknown
 
 __all__ = ["OpenSlideImage", "detect_vendor", "open_openslide"]
 
@@ -48,18 +49,23 @@ def open_openslide(source: Source) -> OpenSlideImage:
     try:
         handle = openslide.OpenSlide(source.path)
     except openslide.OpenSlideUnsupportedFormatError as error:
+        what, hint = describe_unknown(source.path)
+        beside = source.path.with_suffix("")
+        if source.path.suffix.lower() == ".mrxs" and not beside.is_dir():
+            what = f"it is the index of a MIRAX slide; the folder {beside.name!r} with its pixels is not beside it"
+            hint = "Copy the folder as well"
         raise SlideError(
-            "no reader knows this format",
+            what,
             where=str(source),
             expected="a slide format that OpenSlide knows, TIFF, OME-Zarr, PNG, JPEG or NumPy",
-            hint="if it is one of these, the file is damaged: copy it again",
+            hint=hint,
             code="unsupported_format",
         ) from error
     except openslide.OpenSlideError as error:
         raise SlideError(
             f"OpenSlide cannot open it: {error}",
             where=str(source),
-            hint="copy it again from where it was made",
+            hint="Copy it again from where it was made",
             code="unreadable",
         ) from error
     return OpenSlideImage(source, handle)
@@ -163,7 +169,7 @@ class OpenSlideImage:
         return SlideError(
             f"it cannot be decoded: level {level}, y {y} to {y + height}, x {x} to {x + width} px ({error})",
             where=str(self.header.source),
-            hint="the file is damaged there; copy it again from where it was made",
+            hint="The file is damaged there; copy it again from where it was made",
             code="corrupt_data",
         )
 

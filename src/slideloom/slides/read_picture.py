@@ -6,13 +6,16 @@ takes those.
 
 from __future__ import annotations
 
+import os
 import threading
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
+from slideloom.config.texts import shortened
 from slideloom.errors import SlideError
 from slideloom.slides.image import Colour, Header, make_levels, plausible_mpp
 from slideloom.slides.modality import flatten_alpha
@@ -59,24 +62,35 @@ def open_picture(source: Source) -> PictureImage:
             dpi = picture.info.get("dpi")
             # For PNG both of these decode the pixels: only JPEG's orientation is looked at, and colour tables are rare.
             turned = picture.format == "JPEG" and picture.getexif().get(ExifTags.Base.Orientation, 1) != 1
+            if mode == "P":  # asking for its colours decodes it
+                _refuse_cut_png(source.path, where)
             table = _palette(picture) if mode == "P" else None
     except Image.DecompressionBombError as error:
         raise SlideError(
             f"the picture is too large to be read whole: {error}",
             where=where,
-            hint="convert it to a tiled TIFF",
+            hint="Convert it to a tiled TIFF",
             code="too_large",
         ) from error
     except (OSError, SyntaxError) as error:
         if getattr(error, "errno", None) is not None:
             raise
-        raise SlideError(f"the picture cannot be opened: {error}", where=where, code="unreadable") from error
+        raise SlideError(
+            f"the picture cannot be opened: {shortened(str(error), 200)}",
+            where=where,
+            hint="Copy it again from where it was made",
+            code="unreadable",
+        ) from error
     with source.path.open("rb") as file:
         head = file.read(26)
     deep = head.startswith(_PNG) and head[24] == 16 and head[25] in _PNG_DEEP
     if mode not in _MODES and not deep:
         raise SlideError(
-            f"a picture of mode {mode}", where=where, expected=", ".join(_MODES), code="unsupported_layout"
+            f"a picture of mode {mode}",
+            where=where,
+            expected=", ".join(_MODES),
+            hint="Save it as RGB with 8 bits a channel",
+            code="unsupported_layout",
         )
     colour, samples, dtype = (*_PNG_DEEP[head[25]], "uint16") if deep else _MODES[mode]
     warnings: list[str] = []
@@ -113,6 +127,23 @@ def _palette(picture: Image.Image) -> NDArray[np.uint8]:
     return np.ascontiguousarray(shown[..., 0].T)
 
 
+def _refuse_cut_png(path: Path, where: str) -> None:
+    """Refuse a PNG whose chunks lead out of it; Pillow would make room for as many bytes as a chunk declares."""
+    with path.open("rb") as file:
+        size, at, kind = os.fstat(file.fileno()).st_size, len(_PNG), b""
+        while at < size and kind != b"IEND":
+            file.seek(at)
+            head = file.read(8)
+            kind, at = head[4:], at + 12 + int.from_bytes(head[:4], "big")
+    if at > size:
+        raise SlideError(
+            f"the picture ends too early, after {size} bytes: a chunk that it announces lies behind its end",
+            where=where,
+            hint="Copy it again from where it was made",
+            code="truncated",
+        )
+
+
 class PictureImage:
     """An open picture; a :class:`~slideloom.slides.image.RawImage`.
 
@@ -147,6 +178,8 @@ class PictureImage:
     def _decode(self) -> NDArray[Any]:
         """Decode the whole picture, (h, w, c)."""
         path = self.header.source.path
+        if self.header.reader != "pillow/jpeg":
+            _refuse_cut_png(path, str(self.header.source))
         try:
             if self.header.reader == "imagecodecs/png":
                 import imagecodecs
@@ -163,7 +196,7 @@ class PictureImage:
             raise SlideError(
                 f"the picture cannot be decoded: {error}",
                 where=str(self.header.source),
-                hint="copy it again from where it was made",
+                hint="Copy it again from where it was made",
                 code="truncated" if "truncated" in str(error).lower() else "corrupt_data",
             ) from error
         level = self.header.levels[0]

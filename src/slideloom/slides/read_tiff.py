@@ -23,6 +23,7 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
+from slideloom.config.texts import shortened
 from slideloom.errors import SlideError
 from slideloom.slides.image import Header, fits_pyramid, make_levels
 from slideloom.slides.ome_xml import OmeImage, parse_ome
@@ -34,6 +35,9 @@ from slideloom.slides.tiff_segments import MappedLevel, Plane, SegmentCache, Seg
 __all__ = ["TiffImage", "open_tiff", "tiff_flavour"]
 
 _OME_WITHIN = 2000
+_MOST_DESCRIBED = 16 << 20
+#: Names, sizes and the like that a message lists at most.
+_SHOWN = 5
 
 
 class TiffImage:
@@ -89,6 +93,7 @@ def tiff_flavour(source: Source) -> str:
     """
     count_pages(source.path, str(source))
     with tifffile.TiffFile(source.path) as file:
+        _refuse_long_description(file.pages.first, str(source))
         # tifffile wants the closing tag too, and would read OME-XML cut short as no OME-XML at all.
         if file.is_ome or "<OME" in file.pages.first.description[:_OME_WITHIN]:
             return "ome"
@@ -134,7 +139,7 @@ def open_tiff(source: Source, flavour: str) -> TiffImage:
         if flavour == "ome":
             image, series = _ome_series(file, where, warnings)
         else:
-            series = _largest(file.series, warnings)
+            series = _largest(_all_series(file, where), warnings)
         first = _one_stack(series, where)
         size_bytes = source.path.stat().st_size
         sizes: list[tuple[int, int]] = []
@@ -177,30 +182,41 @@ def _ome_series(file: Any, where: str, warnings: list[str]) -> tuple[OmeImage, A
     images = parse_ome(file.pages.first.description, where)
     image = max(images, key=lambda one: one.size_x * one.size_y)
     if len(images) > 1:
-        warnings.append(f"it holds {len(images)} images; the largest, {image.name or image.index!r}, is read")
-    if image.foreign:
+        told = shortened(image.name) or image.index
+        warnings.append(f"it holds {len(images)} images; the largest, {told!r}, is read")
+    # Of every image: tifffile would open the files that any of them names, wherever they lie.
+    foreign = sorted({name for one in images for name in one.foreign})
+    if foreign:
         raise SlideError(
-            f"planes of its image lie in other files: {', '.join(image.foreign)}",
+            f"planes of its image lie in other files: {', '.join(foreign[:_SHOWN])}",
             where=where,
             expected="an OME-TIFF that is whole in itself",
-            hint="save the image as one file",
+            hint="Save the image as one file",
             code="multi_file",
         )
     pages = file.pages
     matching = sum((page.imagelength, page.imagewidth) == (image.size_y, image.size_x) for page in pages)
-    planes = -(-image.size_c // pages.first.samplesperpixel) * image.size_z * image.size_t
     first = pages.first
-    held = f"{len(pages)} pages, the first of {first.imagewidth} x {first.imagelength} px {first.dtype}"
+    planes = -(-image.size_c // first.samplesperpixel) * image.size_z * image.size_t
+    held = f"the file holds {len(pages)} pages, the first of {first.imagewidth} x {first.imagelength} px {first.dtype}"
+    if image.n_placed < min(planes, image.n_planes):
+        held = f"says where {image.n_placed} of its {image.n_planes} planes lie"
+    elif image.last_page >= len(pages):
+        held = f"names page {image.last_page} (the first is 0) of {len(pages)}"
     # Before tifffile's own reading of the OME-XML, which fills what is missing with zeros and a line in a log.
-    if matching and len(pages) >= planes:
-        for series in file.series:
+    elif matching and len(pages) >= planes:
+        for series in _all_series(file, where):
             size = dict(zip(series.axes, series.shape, strict=True))
             fits = (size.get("Y"), size.get("X")) == (image.size_y, image.size_x) and series.kind == "ome"
             count = np.prod([n for axis, n in size.items() if axis not in "YX"], dtype=int)
             whole = all(page is not None for page in series.pages)
             if fits and whole and count == image.size_c * image.size_z * image.size_t:
                 if np.dtype(series.dtype).name != image.dtype:
-                    held = f"{series.dtype} samples"
+                    held = f"the file holds {series.dtype} samples"
+                    break
+                different = len({page.offset for page in series.pages})
+                if different < len(series.pages):
+                    held = f"shows {len(series.pages)} planes on {different} pages"
                     break
                 warnings.extend(image.warnings)
                 spare = matching - len(series.pages)
@@ -208,11 +224,40 @@ def _ome_series(file: Any, where: str, warnings: list[str]) -> tuple[OmeImage, A
                     warnings.append(f"it holds {spare} more pages of that size, which its OME-XML does not mention")
                 return image, series
     raise SlideError(
-        f"its OME-XML announces {image.announced}, but the file holds {held}",
+        f"its OME-XML announces {image.announced}, but {held}",
         where=where,
-        hint="the file was cut or renamed by another program; export the image again",
+        hint="The file was cut or renamed by another program; export the image again",
         code="metadata_mismatch",
     )
+
+
+def _all_series(file: Any, where: str) -> list[Any]:
+    """Images of a file as tifffile makes them out."""
+    try:
+        found: list[Any] = file.series
+    except (MemoryError, OSError):
+        raise
+    except Exception as error:
+        raise SlideError(
+            f"its pages and its metadata cannot be brought together ({type(error).__name__}: {error})",
+            where=where,
+            hint="The file may be damaged: copy it again, or write it again with a sound program",
+            code="metadata_mismatch",
+        ) from error
+    return found
+
+
+def _refuse_long_description(page: Any, where: str) -> None:
+    """Before anything parses it."""
+    characters = len(page.description)
+    if characters > _MOST_DESCRIBED:
+        raise SlideError(
+            f"its description has {characters} characters",
+            where=where,
+            expected=f"at most {_MOST_DESCRIBED}",
+            hint="Write the file again with a sound program",
+            code="metadata_mismatch",
+        )
 
 
 def _largest(series: list[Any], warnings: list[str]) -> Any:
@@ -224,8 +269,10 @@ def _largest(series: list[Any], warnings: list[str]) -> Any:
 
     best = max(series, key=area)
     if len(series) > 1 and best.kind not in ("svs", "qpi"):
-        others = ", ".join("x".join(map(str, one.shape)) for one in series if one is not best)
-        warnings.append(f"it holds {len(series)} images; the largest is read, not those of shape {others}")
+        others = ["x".join(map(str, one.shape)) for one in series if one is not best]
+        more = ", …" if len(others) > _SHOWN else ""
+        shapes = ", ".join(others[:_SHOWN]) + more
+        warnings.append(f"it holds {len(series)} images; the largest is read, not those of shape {shapes}")
     return best
 
 
@@ -233,15 +280,31 @@ def _one_stack(series: Any, where: str) -> Any:
     """Return the first page of a series that has one axis beside y and x, at most."""
     axes = {axis: size for axis, size in zip(series.axes, series.shape, strict=True) if axis not in "YX" and size > 1}
     first = series.pages[0]
-    if len(axes) > 1 or "Y" not in series.axes or "X" not in series.axes or first is None or first.imagedepth > 1:
+    deep = first is not None and first.keyframe.imagedepth > 1
+    if len(axes) > 1 or "Y" not in series.axes or "X" not in series.axes or first is None or deep:
         raise SlideError(
             f"a stack of shape {' x '.join(map(str, series.shape))}, axes {series.axes}",
             where=where,
             expected="y, x, and one axis of channels",
-            hint="save one focal plane and time point",
+            hint="Save one focal plane and time point",
             code="unsupported_layout",
         )
     return first.keyframe
+
+
+def _refuse_unknown_compression(page: Any, where: str) -> None:
+    """Otherwise its tiles would pass for damaged ones, one by one."""
+    try:
+        tifffile.TIFF.DECOMPRESSORS[page.compression]
+        tifffile.TIFF.UNPREDICTORS[page.predictor]
+    except KeyError as error:
+        raise SlideError(
+            f"its pixels are compressed by method {int(page.compression)}, predictor {int(page.predictor)}",
+            where=where,
+            expected="a method that can be read: none, LZW, deflate, zstd, JPEG, JPEG 2000, …",
+            hint="Save it with LZW or JPEG compression",
+            code="unsupported_format",
+        ) from error
 
 
 def _belongs(series: Any, level: Any, above: tuple[int, int]) -> bool:
@@ -262,12 +325,13 @@ def _stored_level(
             raise SlideError(
                 f"{nbytes} bytes of samples are announced, the file ends after {size_bytes}",
                 where=where,
-                hint="copy it again from where it was made",
+                hint="Copy it again from where it was made",
                 code="truncated",
             )
         dtype = header.dtype.newbyteorder(file.byteorder)
         return MappedLevel(source.path, level.dataoffset, tuple(level.shape), dtype, level.axes)
     page = level.keyframe
+    _refuse_unknown_compression(page, where)
     planes = []
     for number, one in enumerate(level.pages):
         arguments = {}
@@ -278,7 +342,7 @@ def _stored_level(
         raise SlideError(
             f"{header.n_channels} channels are announced, the file holds {len(planes) * page.samplesperpixel}",
             where=where,
-            hint="export the image again",
+            hint="Export the image again",
             code="metadata_mismatch",
         )
     high, wide = (page.tilelength, page.tilewidth) if page.is_tiled else (page.rowsperstrip, page.imagewidth)
@@ -290,7 +354,7 @@ def _stored_level(
             raise SlideError(
                 f"page {plane.page} lists {len(plane.offsets)} tiles or strips, its size makes {expected}",
                 where=where,
-                hint="the file is damaged: copy it again from where it was made",
+                hint="The file is damaged: copy it again from where it was made",
                 code="unreadable",
             )
     return SegmentedLevel(

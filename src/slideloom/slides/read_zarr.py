@@ -49,7 +49,7 @@ class ZarrImage:
             raise SlideError(
                 f"level {level}, y {y} to {y + height}, x {x} to {x + width} px cannot be decoded ({_short(error)})",
                 where=str(self.header.source),
-                hint="a chunk is damaged there; copy the folder again",
+                hint="A chunk is damaged there; copy the folder again",
                 code="corrupt_data",
             ) from error
         return np.ascontiguousarray(window, self.header.dtype)
@@ -112,6 +112,7 @@ def _open(path: Path, source: Source, context: ts.Context) -> ts.TensorStore:
             f"array {path.name} cannot be opened ({_short(error)})",
             where=str(source),
             expected="a Zarr v2 or v3 array of numbers",
+            hint="Copy the whole folder again; if it opens elsewhere, save it with zstd compression",
             code="unreadable",
         ) from error
 
@@ -127,6 +128,15 @@ def _as_cyx(array: ts.TensorStore, layout: ZarrLayout, source: Source) -> ts.Ten
             f"an array of shape {shape} with axes {axes}",
             where=str(source),
             expected="axes c, y, x",
+            hint="Save it with these axes; an OME-Zarr image names them itself",
+            code="unsupported_layout",
+        )
+    if 0 in shape:
+        raise SlideError(
+            f"an array of shape {shape} holds nothing",
+            where=str(source),
+            expected="at least one pixel",
+            hint="Copy the whole folder again",
             code="unsupported_layout",
         )
     others = [axis for axis in range(len(shape)) if axes[axis] not in "yx" and (shape[axis] > 1 or axes[axis] == "c")]
@@ -137,7 +147,7 @@ def _as_cyx(array: ts.TensorStore, layout: ZarrLayout, source: Source) -> ts.Ten
             f"an array of shape {shape}, axes {axes}, {array.dtype.name}",
             where=str(source),
             expected="numbers, with one axis of channels beside y and x",
-            hint="save one focal plane and time point",
+            hint="Save one focal plane and time point",
             code="unsupported_layout",
         )
     kept = [*others, axes.index("y"), axes.index("x")]

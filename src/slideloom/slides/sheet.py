@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -11,6 +12,8 @@ from types import MappingProxyType
 from typing import Any
 
 from slideloom.artefacts.files import write_text
+from slideloom.config.fields import unfit_for_paths
+from slideloom.config.texts import quoted
 from slideloom.errors import Problem
 from slideloom.slides.delimited import Table, TableRow, read_table
 from slideloom.slides.source import Source, parse_source
@@ -47,9 +50,15 @@ _MISTAKEN = {
     "labels": "instances",
     "class": "classes",
     "channels": "sp_channels",
+    "slide_name": "slide_id",
+    "pixel_size": "mpp_um",
+    "pixel_size_um": "mpp_um",
 }
-_SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _LONGEST_ID = 128
+#: Columns that name files: a name of a file may hold what it likes.
+_FILES = frozenset({"he", "sp", "instances", "classes"})
+#: Breaks of lines, and what is not seen: marks of direction, blanks of no width. Joiners are part of some scripts.
+_UNSEEN = re.compile("[\\t\\n\\r\x85\xad\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff]")
 #: Pixel sizes outside are slips of the unit: 250 for nanometres, 0.00025 for millimetres.
 _MPP_UM = (0.01, 100.0)
 
@@ -135,7 +144,9 @@ def read_sheet(path: Path) -> tuple[list[SlideRow], list[Problem]]:
     table = read_table(path, tuple(COLUMNS), ("slide_id",), _MISTAKEN)
     problems = list(table.problems)
     if table.rows and not {"he", "sp"} & set(table.columns):
-        problems.append(Problem(f"{path}:1", "has neither a column 'he' nor a column 'sp'", "It names no image"))
+        has = ", ".join(table.columns)
+        hint = f"Call the column of H&E images 'he', that of multiplexed images 'sp'. The header has: {has}"
+        problems.append(Problem(f"{path}:1", "has neither a column 'he' nor a column 'sp'", hint))
         return [], problems
     rows: dict[str, SlideRow] = {}
     folded: dict[str, SlideRow] = {}
@@ -153,7 +164,8 @@ def read_sheet(path: Path) -> tuple[list[SlideRow], list[Problem]]:
             problems.append(Problem(table.place(row, "slide_id"), what, hint))
         rows.setdefault(slide.slide_id, slide)
     if table.columns and not rows and not problems:
-        problems.append(Problem(str(path), "has no slides below its header"))
+        hint = "Write a row a slide, or let `slideloom sheet FOLDER` propose them"
+        problems.append(Problem(str(path), "has no slides below its header", hint))
     return list(rows.values()), problems
 
 
@@ -161,17 +173,30 @@ def _slide(table: Table, row: TableRow, problems: list[Problem]) -> SlideRow | N
     cells = row.cells
     slide_id = cells["slide_id"]
     if not slide_id:
-        problems.append(Problem(table.place(row, "slide_id"), "is empty"))
+        hint = "Give the slide a name of its own; a row that starts with # is skipped"
+        problems.append(Problem(table.place(row, "slide_id"), "is empty", hint))
         return None
-    if not _SAFE.fullmatch(slide_id) or ".." in slide_id or len(slide_id) > _LONGEST_ID:
-        what = f"{slide_id!r} cannot be a slide's id"
+    if unfit := unfit_for_paths(slide_id, _LONGEST_ID):
+        what = f"{quoted(slide_id)} cannot be a slide's id: it {unfit}"
         hint = f"Use letters, digits, '_', '-' and single '.', starting with a letter or digit, at most {_LONGEST_ID}"
+        if len(slide_id.split()) > 1 and not any(text for name, text in cells.items() if name != "slide_id"):
+            hint = "Separate cells by tabs or commas, as the header does, not by blanks"
         problems.append(Problem(table.place(row, "slide_id"), what, hint))
         return None
+    for name, text in cells.items():
+        if name not in _FILES and (unseen := _UNSEEN.search(text)):
+            what = f"{quoted(text)} holds {unseen[0]!a}, which is not seen"
+            hint = "Type the cell anew"
+            if "\n" in text or "\r" in text:
+                what, hint = f"{quoted(text)} is a cell of several lines", "A double quote is open, or closes too late"
+            problems.append(Problem(table.place(row, name), what, hint))
     he, sp = cells.get("he") or None, cells.get("sp") or None
     if not he and not sp:
         what = f"slide {slide_id!r} names neither an H&E ('he') nor a multiplexed ('sp') image"
-        problems.append(Problem(table.place(row), what))
+        hint = "Fill one of these cells, or remove the row"
+        if any(cells.get(name) for name in ("instances", "classes")):
+            hint = "An annotation needs the image it is of: fill 'he' or 'sp'"
+        problems.append(Problem(table.place(row), what, hint))
     instances, classes = cells.get("instances") or None, cells.get("classes") or None
     if classes and not instances:
         hint = "Classes belong to annotated nuclei; name their label image in the column 'instances'"
@@ -182,11 +207,12 @@ def _slide(table: Table, row: TableRow, problems: list[Problem]) -> SlideRow | N
         what = "has an empty name" if not all(channels) else "names a channel twice"
         problems.append(Problem(table.place(row, "sp_channels"), what, "Channel names are separated by ';'"))
     if channels != ("",) and not sp:
-        problems.append(Problem(table.place(row, "sp_channels"), f"slide {slide_id!r} has no sp image to name them in"))
+        what, hint = f"slide {slide_id!r} has no sp image to name them in", "Empty this cell, or fill 'sp'"
+        problems.append(Problem(table.place(row, "sp_channels"), what, hint))
     return SlideRow(
         slide_id=slide_id,
-        patient_id=cells.get("patient_id") or slide_id,
-        platform=cells.get("platform") or "unknown",
+        patient_id=_composed(cells.get("patient_id")) or slide_id,
+        platform=_composed(cells.get("platform")) or "unknown",
         he=he,
         sp=sp,
         instances=instances,
@@ -195,9 +221,14 @@ def _slide(table: Table, row: TableRow, problems: list[Problem]) -> SlideRow | N
         sp_mpp_um=(mpp["sp_mpp_um"] or mpp["mpp_um"]) if sp else None,
         sp_channels=None if channels == ("",) else channels,
         split=cells.get("split") or None,
-        extra={name: text for name, text in cells.items() if name and name not in COLUMNS and text},
+        extra={name: _composed(text) for name, text in cells.items() if name and name not in COLUMNS and text},
         line=row.line,
     )
+
+
+def _composed(text: str | None) -> str:
+    """Letters with their accents, however the editor wrote them: one patient has one name."""
+    return unicodedata.normalize("NFC", text or "")
 
 
 def _mpp(table: Table, row: TableRow, column: str, problems: list[Problem]) -> float | None:
@@ -209,8 +240,12 @@ def _mpp(table: Table, row: TableRow, column: str, problems: list[Problem]) -> f
     except ValueError:
         value = math.nan
     if not _MPP_UM[0] <= value <= _MPP_UM[1]:
-        what = f"{text!r} is not a pixel size in µm ({_MPP_UM[0]} to {_MPP_UM[1]:g})"
-        hint = "Write a decimal point, not a comma" if "," in text else "A 40x scan has about 0.25"
+        what = f"{quoted(text)} is not a pixel size in µm ({_MPP_UM[0]} to {_MPP_UM[1]:g})"
+        hint = "A 40x scan has about 0.25" + (": is this in nanometres?" if value > _MPP_UM[1] else "")
+        if "," in text:
+            hint = "Write a decimal point, not a comma"
+        elif re.search(r"[a-zµμ]", text, re.IGNORECASE) and re.match(r"[\d.]+\s*\D", text):
+            hint = "Write the number alone; the unit is µm per pixel"
         problems.append(Problem(table.place(row, column), what, hint))
         return None
     return value

@@ -7,7 +7,7 @@ The text form stands in the sample sheet: ``scan.svs``, ``fields.npz::images[3]`
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from slideloom.errors import SlideError
@@ -28,12 +28,17 @@ class Source:
         File or folder.
     member : str
         What stands behind ``::``; empty for the whole file.
+    label : str
+        What messages call it, such as the slide and the file as the sheet names it; its path and member when empty.
     """
 
     path: Path
     member: str = ""
+    label: str = field(default="", compare=False, repr=False)
 
     def __str__(self) -> str:
+        if self.label:
+            return self.label
         return f"{self.path}{_SEPARATOR}{self.member}" if self.member else str(self.path)
 
 
@@ -67,7 +72,7 @@ def parse_source(text: str, root: Path) -> Source:
         raise SlideError(
             f"{text!r} names no {'member' if path else 'file'}",
             expected="path or path::member",
-            hint="leave the cell empty if the slide has no such image",
+            hint="Leave the cell empty if the slide has no such image",
             code="bad_source",
         )
     return Source(root / Path(path).expanduser(), member)
@@ -100,6 +105,7 @@ def split_index(source: Source) -> tuple[str, int | None]:
             f"member {source.member!r} cannot be read",
             where=str(source.path),
             expected="name, name[3] or [3], counted from 0",
+            hint="Mend what stands behind :: in the sheet",
             code="bad_member",
         )
     return match["name"].strip(), None if index is None else int(index)

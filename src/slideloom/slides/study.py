@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -13,8 +14,10 @@ from typing import Any
 from slideloom.artefacts.paths import Paths
 from slideloom.config.load import CheckedConfig, check_mapping, read_config
 from slideloom.config.model import Modality, StudyConfig
+from slideloom.config.texts import absence
 from slideloom.config.yaml_lines import Places, read_yaml
 from slideloom.errors import ConfigError, Problem
+from slideloom.slides.alike import alike_warnings
 from slideloom.slides.checks import check_study
 from slideloom.slides.evidence import Evidence
 from slideloom.slides.sheet import SlideRow, read_sheet
@@ -27,7 +30,11 @@ _MADE_BY = {
     "markers": "It says which marker each channel name means; config/README.md describes it",
     "classes": "It lists id, name and colour of each class; config/README.md describes it",
 }
-_PLACE = re.compile(r"^(?P<file>.*?):(?P<line>\d+)(?::|$)")
+_PLACE = re.compile(r"^(?P<file>.*?):(?P<line>\d+)(?:: (?P<column>.*)|:|$)")
+#: Mistakes of one kind in one file that are told before the rest is counted.
+_SHOWN, _SHOWN_OF_CONFIG = 5, 8
+#: What differs between mistakes of one kind: quoted texts and numbers.
+_VALUES = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|\d+")
 
 
 @dataclass(frozen=True)
@@ -198,7 +205,7 @@ def _study(checked: CheckedConfig, config_path: Path, base: Path) -> Study:
         classes=classes or ClassTable(),
         data_root=data_root,
         base=base,
-        warnings=tuple(_warnings(checked.config)),
+        warnings=(*_warnings(checked.config), *alike_warnings(rows or ())),
     )
 
 
@@ -206,8 +213,8 @@ def _is_there(key: str, checked: CheckedConfig, base: Path, problems: list[Probl
     path: Path | None = getattr(checked.draft, key)
     if path is None:
         return False
-    if not (base / path).exists():
-        problems.append(Problem(checked.places.of((key,)), f"{str(base / path)!r} does not exist", _MADE_BY[key]))
+    if why := absence(base / path):
+        problems.append(Problem(checked.places.of((key,)), f"{str(base / path)!r} {why}", _MADE_BY[key]))
         return False
     return True
 
@@ -220,7 +227,35 @@ def _ordered(problems: Sequence[Problem], first: str) -> list[Problem]:
         match = _PLACE.match(problem.where)
         file = match["file"] if match else problem.where.split(": ")[0]
         keyed.append((files.setdefault(file, len(files)), int(match["line"]) if match else math.inf, problem))
-    return [problem for *_, problem in sorted(keyed, key=lambda one: one[:2])]
+    return _counted([problem for *_, problem in sorted(keyed, key=lambda one: one[:2])])
+
+
+def _counted(problems: Sequence[Problem]) -> list[Problem]:
+    """The first of each kind, and behind the last that is told, how many more there are: one slip fills no screens."""
+    told: list[Problem] = []
+    kinds: dict[tuple[str, str, str], list[int]] = {}  # indices of those that are told
+    rest: Counter[tuple[str, str, str]] = Counter()
+    for problem in problems:
+        match = _PLACE.match(problem.where)
+        file, column = (match["file"], match["column"] or "") if match else (problem.where, "")
+        config = Path(file).suffix in (".yaml", ".yml", ".json")
+        kind = (file, "" if config else column, _VALUES.sub("…", problem.what))
+        places = kinds.setdefault(kind, [])
+        if len(places) < (_SHOWN_OF_CONFIG if config else _SHOWN):
+            places.append(len(told))
+            told.append(problem)
+        else:
+            rest[kind] += 1
+    last = {kinds[kind][-1]: kind for kind in rest}
+    result = []
+    for index, problem in enumerate(told):
+        result.append(problem)
+        ended = last.get(index)
+        if ended is not None:
+            where = f"{ended[0]}: {ended[1]}" if ended[1] else ended[0]
+            what = f"{rest[ended]} more lines have the mistake of the {len(kinds[ended])} above"
+            result.append(Problem(where, what, "Mend the ones above, and check again"))
+    return result
 
 
 def _warnings(config: StudyConfig) -> list[str]:

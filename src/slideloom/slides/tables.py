@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -10,6 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from slideloom.config.texts import quoted
 from slideloom.errors import Problem
 from slideloom.slides.delimited import Table, TableRow, read_table
 
@@ -52,7 +54,12 @@ def is_accession(text: str) -> bool:
 
 
 def _fold(text: str) -> str:
-    return " ".join(text.split()).casefold()
+    return " ".join(_composed(text).split()).casefold()
+
+
+def _composed(text: str) -> str:
+    """One spelling of letters that have several, such as é in one character or as e and an accent."""
+    return unicodedata.normalize("NFC", text)
 
 
 @dataclass(frozen=True)
@@ -105,14 +112,22 @@ class MarkerTable:
 
     @cached_property
     def _exact(self) -> dict[str, Channel]:
-        return {channel.name: channel for channel in self.channels}
+        return {_composed(channel.name): channel for channel in self.channels}
 
     @cached_property
-    def _folded(self) -> dict[str, Channel]:
-        return {_fold(channel.name): channel for channel in self.channels}
+    def _folded(self) -> dict[str, Channel | None]:
+        """None where rows that differ by letter case or spaces show different markers."""
+        found: dict[str, Channel | None] = {}
+        for channel in self.channels:
+            first = found.setdefault(_fold(channel.name), channel)
+            if first is not None and first.marker != channel.marker:
+                found[_fold(channel.name)] = None
+        return found
 
     def lookup(self, channel_name: str) -> Channel | None:
         """Find a channel by name; letter case and runs of spaces count only between rows that differ in nothing else.
+
+        Where such rows show different markers, a name that is none of theirs exactly is not known.
 
         Parameters
         ----------
@@ -124,7 +139,7 @@ class MarkerTable:
         Channel or None
             With ``name`` as it was asked for; None when no row has that name.
         """
-        found = self._exact.get(channel_name) or self._folded.get(_fold(channel_name))
+        found = self._exact.get(_composed(channel_name)) or self._folded.get(_fold(channel_name))
         return Channel(channel_name, found.marker, found.uniprot, found.nuclear) if found else None
 
     def as_dict(self) -> dict[str, Any]:
@@ -243,22 +258,23 @@ def read_markers(path: Path) -> tuple[MarkerTable, list[Problem]]:
             problems.append(Problem(table.place(row, empty), "is empty", "Every row names a channel and its marker"))
             continue
         if nuclear not in _YES:
-            what = f"{row.cells['nuclear']!r} is neither yes nor no"
-            problems.append(Problem(table.place(row, "nuclear"), what))
+            what = f"{quoted(row.cells['nuclear'])} is neither yes nor no"
+            problems.append(Problem(table.place(row, "nuclear"), what, "Write yes for DAPI and the like, else no"))
         if uniprot and not is_accession(uniprot):
             hint = "It looks like P08575; leave it empty where there is none"
-            problems.append(Problem(table.place(row, "uniprot"), f"{uniprot!r} is not a UniProt accession", hint))
-        if name in channels:
-            problems.append(Problem(table.place(row, "channel"), f"{name!r} has a row already"))
+            problems.append(Problem(table.place(row, "uniprot"), f"{quoted(uniprot)} is not a UniProt accession", hint))
+        if _composed(name) in channels:
+            hint = "Remove one of the two"
+            problems.append(Problem(table.place(row, "channel"), f"{quoted(name)} has a row already", hint))
             continue
         channel = Channel(name, marker, uniprot, _YES.get(nuclear, False))
         for column in ("uniprot", "nuclear"):
             given = row.cells.get(column, "")
             first = by_marker.setdefault((marker, column), (given, row.line)) if given else (given, 0)
             if given.casefold() != first[0].casefold():
-                what = f"{given!r} for the marker {marker!r}, but {first[0]!r} in line {first[1]}"
+                what = f"{quoted(given)} for the marker {quoted(marker)}, but {quoted(first[0])} in line {first[1]}"
                 problems.append(Problem(table.place(row, column), what, "Rows of one marker must agree"))
-        channels[name] = channel
+        channels[_composed(name)] = channel
     if table.columns and not channels and not problems:
         problems.append(Problem(str(path), "has no channels below its header"))
     return MarkerTable(tuple(channels.values())), problems
@@ -289,22 +305,28 @@ def read_classes(path: Path) -> tuple[ClassTable, list[Problem]]:
         value = int(number) if number.isdecimal() and len(number) <= 3 else -1
         aliases = tuple(alias for part in row.cells.get("aliases", "").split(";") if (alias := part.strip()))
         if not 1 <= value <= _LAST_CLASS:
-            what = f"{number!r} is not a whole number from 1 to {_LAST_CLASS}"
-            hint = "0 is background, which is implied; leave it out" if value == 0 else ""
+            what = f"{quoted(number)} is not a whole number from 1 to {_LAST_CLASS}"
+            hint = "Number the classes 1, 2, 3, …"
+            if value == 0:
+                hint = "0 is background, which is implied; leave it out"
             problems.append(Problem(table.place(row, "id"), what, hint))
         elif value in classes:
-            problems.append(Problem(table.place(row, "id"), f"{value} is the id of {classes[value][0]!r} already"))
+            what = f"{value} is the id of {quoted(classes[value][0])} already"
+            problems.append(Problem(table.place(row, "id"), what, "Give each class a number of its own"))
         if not name or _fold(name) == "background":
             what = f"{name!r} is implied, with the id 0; leave it out" if name else "is empty"
-            problems.append(Problem(table.place(row, "name"), what))
+            problems.append(Problem(table.place(row, "name"), what, "" if name else "Every class has a name"))
         if not _COLOUR.fullmatch(colour):
-            problems.append(Problem(table.place(row, "colour"), f"{colour!r} is not a colour such as #1f77b4"))
+            what = f"{quoted(colour)} is not a colour such as #1f77b4"
+            problems.append(
+                Problem(table.place(row, "colour"), what, "Write # and six digits 0-9 a-f: red, green, blue")
+            )
             colour = "#000000"
         for column, word in [("name", name), *(("aliases", alias) for alias in aliases)]:
             owner = taken.setdefault(_fold(word), row) if word else row
             if owner is not row:
-                what = f"{word!r} means the class of line {owner.line} already"
-                problems.append(Problem(table.place(row, column), what))
+                what = f"{quoted(word)} means the class of line {owner.line} already"
+                problems.append(Problem(table.place(row, column), what, "One text means one class: remove one"))
         if 1 <= value <= _LAST_CLASS:
             classes.setdefault(value, (name, _rgb(colour), aliases))
     problems += _gaps(table, sorted(classes))

@@ -44,7 +44,7 @@ def tiff_colour(series: Any, page: Any, flavour: str, where: str) -> Colour:
             f"samples of photometric interpretation {photometric} are no grey, RGB or channel values",
             where=where,
             expected="grey, RGB or separate channels",
-            hint="convert the image to RGB",
+            hint="Convert the image to RGB",
             code="unsupported_layout",
         )
     if samples == 1:

@@ -1,22 +1,19 @@
-"""The skeleton of a TIFF file: is it whole, and how many pages has it?
+"""The skeleton of a TIFF file: is it whole, does it end, and how many pages has it?
 
 tifffile and OpenSlide drop what they cannot reach, with a line in a log at most; a slide cut short in copying then
-looks like a smaller one. So the chain of directories is walked here first. Layout: TIFF 6.0, section 2, and BigTIFF.
+looks like a smaller one. So the directories are walked here first.
 """
 
 from __future__ import annotations
 
-import os
-import struct
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-from slideloom.errors import SlideError
+from slideloom.slides.declared import FREE_PIECE_BYTES, refuse_hollow_piece
+from slideloom.slides.tiff_directories import DirectoryWalk, ends_too_early
 
 __all__ = ["count_pages", "is_tiff", "refuse_truncated_pages"]
-
-_NDPI_TAG = 65420
 
 
 def is_tiff(head: bytes) -> bool:
@@ -25,7 +22,7 @@ def is_tiff(head: bytes) -> bool:
 
 
 def count_pages(path: Path, where: str) -> int:
-    """Walk the chain of directories.
+    """Walk the directories.
 
     Parameters
     ----------
@@ -42,37 +39,15 @@ def count_pages(path: Path, where: str) -> int:
     Raises
     ------
     SlideError
-        ``truncated``: the chain leads out of the file.
+        ``truncated``: the chain, or what a tag holds that the pixels hang on, leads out of the file; ``unreadable``: it
+        leads in a circle; ``too_large``: more than 10 000 directories, or a million entries.
     """
     with path.open("rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        head = file.read(16)
-        order = "<" if head[:2] == b"II" else ">"
-        big = head[2:4] in (b"+\0", b"\0+")
-        count_form, offset_form, entry_bytes = (f"{order}Q", f"{order}Q", 20) if big else (f"{order}H", f"{order}I", 12)
-        width = struct.calcsize(offset_form)
-        first = 8 if big else 4
-        if len(head) < first + width:
-            raise _truncated(size, where)
-        offset = struct.unpack_from(offset_form, head, first)[0]
-        seen: set[int] = set()
-        while offset and offset not in seen:
-            seen.add(offset)
-            entries = _read(file, offset, struct.calcsize(count_form), size, where)
-            number = struct.unpack(count_form, entries)[0]
-            start = offset + len(entries)
-            body = _read(file, start, number * entry_bytes + width, size, where)
-            tags = {struct.unpack_from(f"{order}H", body, entry * entry_bytes)[0] for entry in range(number)}
-            if _NDPI_TAG in tags:
-                return 1
-            offset = struct.unpack_from(offset_form, body, number * entry_bytes)[0]
-        if not seen:
-            raise _truncated(size, where)
-        return len(seen)
+        return DirectoryWalk(file, where).pages()
 
 
 def refuse_truncated_pages(pages: Iterable[Any], size_bytes: int, where: str) -> None:
-    """Check that the samples of pages, and their sub-resolutions, lie inside the file.
+    """Check that the samples of pages, and their sub-resolutions, lie inside the file, and that no tile is a trap.
 
     Parameters
     ----------
@@ -86,25 +61,15 @@ def refuse_truncated_pages(pages: Iterable[Any], size_bytes: int, where: str) ->
     Raises
     ------
     SlideError
-        ``truncated``.
+        ``truncated``; ``too_large``: a tile would take far more memory than is stored for it, whoever decodes it.
     """
     for page in pages:
+        if page.keyframe.is_tiled:
+            first = page.keyframe
+            samples = 1 if first.planarconfig == 2 else first.samplesperpixel
+            declared = first.tilelength * first.tilewidth * samples * getattr(first.dtype, "itemsize", 1)
+            if declared > FREE_PIECE_BYTES:
+                refuse_hollow_piece(declared, max(page.databytecounts, default=0), where, "a tile")
         ends = (offset + count for offset, count in zip(page.dataoffsets, page.databytecounts, strict=False) if count)
         if max(ends, default=0) > size_bytes or max(getattr(page, "subifds", None) or (), default=0) >= size_bytes:
-            raise _truncated(size_bytes, where)
-
-
-def _read(file: BinaryIO, offset: int, count: int, size: int, where: str) -> bytes:
-    if offset + count > size:
-        raise _truncated(size, where)
-    file.seek(offset)
-    return file.read(count)
-
-
-def _truncated(size: int, where: str) -> SlideError:
-    return SlideError(
-        f"the file ends too early, after {size} bytes: parts that it announces lie behind its end",
-        where=where,
-        hint="copy it again from where it was made",
-        code="truncated",
-    )
+            raise ends_too_early(size_bytes, where)

@@ -1,7 +1,9 @@
 """Windows of TIFF levels, decoded tile by tile or strip by strip, or mapped from disk where nothing is compressed.
 
 tifffile parses the file once, at opening; after that only positioned reads and stateless decoders are used, so that any
-number of threads may read at once, and a segment that fails leaves nothing behind.
+number of threads may read at once, and a segment that fails leaves nothing behind. What a segment would take in memory
+is looked at before it is decoded: at opening by the size of tiles and strips, at decoding by what JPEG and its like say
+of themselves.
 """
 
 from __future__ import annotations
@@ -20,10 +22,14 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from slideloom.errors import SlideError
+from slideloom.slides.coded_size import coded_size
+from slideloom.slides.declared import FREE_PIECE_BYTES, refuse_hollow_piece
 
 __all__ = ["MappedLevel", "Plane", "SegmentCache", "SegmentedLevel"]
 
 _CACHE_BYTES = 128 * 1024 * 1024
+#: A picture in a tile may be a little larger than the tile: coders round up to whole blocks.
+_ROOM_PX = 64
 
 
 class SegmentCache:
@@ -115,6 +121,11 @@ class SegmentedLevel:
         Value of segments left out.
     dtype : numpy.dtype
         Native byte order.
+
+    Raises
+    ------
+    SlideError
+        ``too_large``: a tile or strip would take far more memory than is stored for it.
     """
 
     where: str
@@ -130,6 +141,14 @@ class SegmentedLevel:
     planar: bool
     fill: int
     dtype: np.dtype[Any]
+
+    def __post_init__(self) -> None:
+        rows = self.segment_height_px if self.tiled else min(self.segment_height_px, self.height_px)
+        samples = 1 if self.planar else self.samples
+        declared = rows * self.segment_width_px * samples * self.dtype.itemsize
+        if declared > FREE_PIECE_BYTES:
+            stored = max(int(count) for plane in self.planes for count in plane.counts)
+            refuse_hollow_piece(declared, stored, self.where, "a tile" if self.tiled else "a strip")
 
     def read(self, cache: SegmentCache, y: int, x: int, height: int, width: int) -> NDArray[Any]:
         """Read a window, (c, height, width)."""
@@ -151,6 +170,13 @@ class SegmentedLevel:
                 continue
             segment = cache.get((self.index, plane.page, number), partial(self._decode, plane, number))
             window = segment[y0 - top : y1 - top, x0 - left : x1 - left]
+            if window.shape != (
+                y1 - y0,
+                x1 - x0,
+                self.samples // parts,
+            ):  # a stream of its own mind, such as a grey JPEG
+                error = ValueError(f"it decodes to {' x '.join(map(str, segment.shape))} samples")
+                raise self._corrupt(plane, number, error)
             # One sample at a time: several times faster than one transposed copy.
             for sample in range(self.samples // parts):
                 out[(first + sample, *place)] = window[..., sample]
@@ -163,6 +189,10 @@ class SegmentedLevel:
         try:
             if len(data) != count:
                 raise ValueError(f"{len(data)} of {count} bytes are there")
+            size = coded_size(data)
+            most = self.segment_height_px + _ROOM_PX, self.segment_width_px + _ROOM_PX
+            if size is not None and (size[0] > most[0] or size[1] > most[1]):
+                raise ValueError(f"the picture in it says that it has {size[1]} x {size[0]} px")
             segment: NDArray[Any] = plane.decode(data, number, **plane.arguments)[0][0]
             if segment.dtype != self.dtype:
                 raise ValueError(f"{segment.dtype} samples in an image of {self.dtype}")
@@ -185,7 +215,7 @@ class SegmentedLevel:
         return SlideError(
             f"{name}{page} cannot be decoded: level {self.index}, y {y} to {y_end}, x {x} to {x_end} px ({reason})",
             where=self.where,
-            hint="the file is damaged there; copy it again from where it was made",
+            hint="The file is damaged there; copy it again from where it was made",
             code="corrupt_data",
         )
 

@@ -1,12 +1,14 @@
 """Tissue outlines: found on an overview, kept as GeoJSON that a person may edit in QuPath, measured tile by tile.
 
 The mask is made at ``tissue.mpp_um``, or finer where a field is so small that fewer than 256 px would be left of its
-shorter side; it is smoothed to ``tissue.mpp_um`` either way, so that tissue is told from glass, not nuclei from stroma.
+shorter side, or coarser where an image is so large that more than 32 million pixels would be; it is smoothed to
+``tissue.mpp_um`` either way, so that tissue is told from glass, not nuclei from stroma.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -36,6 +38,8 @@ __all__ = ["read_tissue", "tissue_fraction", "tissue_on_grid", "write_tissue"]
 
 _LOG = logging.getLogger(__name__)
 _SMALLEST_SIDE_PX = 256
+#: Of the mask: a whole slide of 75 x 26 mm at 8 µm has less. Larger images are looked at more coarsely.
+_MOST_PX = 32 << 20
 _THUMBNAIL_PX = 1024
 _READ_BYTES = 256 << 20
 _OPEN_UM, _CLOSE_UM = 8.0, 24.0
@@ -51,6 +55,8 @@ _PALEST_TISSUE = 0.02
 #: SP: how much rarer the signal at the threshold is than at the lower of the two peaks beside it (3 images with glass:
 #: 0.80 to 0.90; 22 without: up to 0.36).
 _VALLEY = 0.6
+#: A signal that differs by less is one value, give or take rounding.
+_FLAT = 1e-6
 _VALLEY_BINS = 48
 
 
@@ -101,6 +107,7 @@ def write_tissue(
     """
     image = facts.images[facts.reference]
     scale = max(1.0, min(config.mpp_um / image.mpp_um, min(image.shape) / _SMALLEST_SIDE_PX))
+    scale = max(scale, math.sqrt(image.height_px * image.width_px / _MOST_PX))
     overview = _look(facts, row, root, scale, config.mpp_um)
     made = place.with_suffix(".made")
     edited = place.is_file() and not (made.is_file() and made.read_text(encoding="utf-8").strip() == digest_file(place))
@@ -149,9 +156,12 @@ def _find(facts: SlideFacts, overview: _Overview, config: TissueConfig) -> tuple
     if mask is not None and not warning:
         mask = _clean(mask, overview.scale * image.mpp_um, config)
     if mask is None or not mask.any():
+        signal = overview.signal[overview.seen]
+        flat = bool(signal.size) and float(np.ptp(signal)) < _FLAT
+        why = ": no part has more colour than the rest" if image.is_rgb else ": the whole image looks the same"
         raise SlideError(
-            "no tissue was found",
-            where=facts.slide_id,
+            "no tissue was found" + (why if flat else ""),
+            where=f"{facts.slide_id}, {facts.reference} image {image.source}",
             hint="Look at the image; if there is tissue, outline it in QuPath, or set tissue.method to all",
             code="no_tissue",
         )
@@ -161,7 +171,7 @@ def _find(facts: SlideFacts, overview: _Overview, config: TissueConfig) -> tuple
 def _threshold(overview: _Overview, is_rgb: bool) -> tuple[NDArray[np.bool_] | None, str]:
     """Tissue mask, None when there is none, and a warning when it is the whole slide for want of a threshold."""
     values = overview.signal[overview.seen]
-    if not values.size or float(values.max()) - float(values.min()) < 1e-6:
+    if not values.size or float(np.ptp(values)) < _FLAT:
         return None, ""
     cut, low, high = _otsu(values)
     if is_rgb:
@@ -285,7 +295,9 @@ def _look_channels(opened: SlideImage, image: ImageFacts, scale: float, sigma_px
         rows = min(band, height - y)
         counts = read_region(opened, y * finer, 0, rows * finer, width * finer, scale / finer, 0)
         blocks = counts.reshape(image.n_channels, rows, finer, width, finer)
-        mean = np.log1p(np.maximum(np.nan_to_num(blocks.mean(axis=(2, 4), dtype=np.float32)), 0))
+        # What is no number says nothing of tissue; the slide fails where its tiles are cut, if they hold such pixels.
+        mean = np.nan_to_num(blocks.mean(axis=(2, 4), dtype=np.float32), posinf=0, neginf=0)
+        mean = np.log1p(np.maximum(mean, 0))
         signal[0, y : y + rows] = mean[nuclear].mean(axis=0)
         signal[1, y : y + rows] = mean.mean(axis=0)
     blue, grey = (_stretch(plane) for plane in signal)

@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from slideloom.artefacts.broken import BrokenArtefactError
 from slideloom.config.model import Head
 from slideloom.errors import SlideloomError
 from slideloom.patches.store import PatchStore
@@ -129,6 +130,7 @@ class AnnotatedSlide(ABC):
     def __init__(self, data: SlideData, needs: Needs) -> None:
         self.slide_id = data.slide_id
         self.needs = needs
+        self._data = data
         self.patches = PatchStore(data.patches)
         self._targets = TargetStore(data.targets)
         self.n = int(self.patches.n)
@@ -139,11 +141,12 @@ class AnnotatedSlide(ABC):
     def _check_sizes(self, **sizes: int) -> None:
         sizes = {"patches": self.n, "targets": int(self._targets.n)} | sizes
         if len(set(sizes.values())) > 1:
-            raise SlideloomError(
+            odd = next(name for name, size in sizes.items() if size != self.n)
+            raise BrokenArtefactError(
                 f"its stores hold {sizes} patches",
+                place=self._targets.path if odd == "targets" else self._data.embeddings or self.patches.path,
                 where=self.slide_id,
                 expected="the same number in each",
-                hint="Remove the slide's patches and run again",
                 code="store_mismatch",
             )
 

@@ -226,13 +226,24 @@ def _check_one_kind(slides: Sequence[AnnotatedSlide]) -> None:
     for slide in slides[1:]:
         for what, ours, theirs in zip(_KIND, _kind(first), _kind(slide), strict=True):
             if ours != theirs:
+                path, one, other = _difference(ours, theirs)
                 raise SlideloomError(
-                    f"{what} is {theirs}, but {ours} in {first.slide_id}",
+                    f"{' '.join((what, *path))} is {other}, but {one} in {first.slide_id}",
                     where=slide.slide_id,
                     expected="slides of one kind in an experiment",
                     hint="Make the patches and embeddings of all slides with one config",
                     code="mixed_slides",
                 )
+
+
+def _difference(ours: object, theirs: object) -> tuple[tuple[str, ...], object, object]:
+    """Where two values first differ, and what stands there."""
+    if isinstance(ours, dict) and isinstance(theirs, dict):
+        for name in sorted(ours.keys() | theirs.keys()):
+            if ours.get(name) != theirs.get(name):
+                path, one, other = _difference(ours.get(name), theirs.get(name))
+                return (str(name), *path), one, other
+    return (), ours, theirs
 
 
 def _kind(slide: AnnotatedSlide) -> tuple[Any, ...]:

@@ -7,10 +7,10 @@ same weights all along. :func:`launch` starts them through PyTorch's elastic lau
 
 from __future__ import annotations
 
+import importlib
 import json
 import logging
 import os
-import pickle
 import signal
 import sys
 import tempfile
@@ -29,16 +29,17 @@ from torch import Tensor, distributed
 
 from slideloom.artefacts.provenance import note_gpus
 from slideloom.errors import SlideloomError
+from slideloom.training.handover import from_text, to_text
 
 __all__ = ["ALONE", "World", "launch", "launched", "member"]
 
 T = TypeVar("T")
 R = TypeVar("R")
 _LOG = logging.getLogger(__name__)
-#: The program of a process: where modules are found, then the folder that :func:`launch` made for it.
+#: The program of a process: where modules are found, the folder of :func:`launch`, who started it, what it calls.
 _PROGRAM = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
-    "from slideloom.training.distributed import _work; _work(sys.argv[2], int(sys.argv[3]))"
+    "from slideloom.training.distributed import _work; _work(sys.argv[2], int(sys.argv[3]), sys.argv[4])"
 )
 _LOOK_S = 0.2
 _FAILED = "process_failed"
@@ -84,12 +85,19 @@ class World:
             value.copy_(part.view(value.shape))
 
     def tell(self, value: T) -> T:
-        """What the first process has, in every process."""
+        """What the first process has, in every process; as :func:`slideloom.training.handover.to_text` writes it."""
         if self.size == 1:
             return value
-        box: list[Any] = [value]
-        distributed.broadcast_object_list(box)
-        told: T = box[0]
+        # PyTorch's own way to broadcast an object would unpickle what comes in.
+        text = to_text(value).encode() if self.first else b""
+        device = torch.device("cuda" if distributed.get_backend() == "nccl" else "cpu")
+        length = torch.tensor([len(text)], device=device)
+        distributed.broadcast(length, src=0)
+        body = torch.zeros(int(length), dtype=torch.uint8, device=device)
+        if self.first:
+            body.copy_(torch.from_numpy(np.frombuffer(text, np.uint8).copy()))
+        distributed.broadcast(body, src=0)
+        told: T = from_text(body.cpu().numpy().tobytes().decode())
         return told
 
 
@@ -153,7 +161,7 @@ def launch(function: Callable[[T], R], argument: T, processes: int, device: str)
     function : callable
         Of a module that can be imported by name.
     argument
-        What it is given in each process; is pickled.
+        What it is given in each process; handed over as text, see :mod:`slideloom.training.handover`.
     processes : int
         How many.
     device : str
@@ -162,7 +170,7 @@ def launch(function: Callable[[T], R], argument: T, processes: int, device: str)
     Returns
     -------
     object
-        What the function gave in the first process; is pickled.
+        What the function gave in the first process; handed over likewise.
 
     Raises
     ------
@@ -174,6 +182,9 @@ def launch(function: Callable[[T], R], argument: T, processes: int, device: str)
     -----
     Each process is a fresh interpreter with this one's ``sys.path``, so a script needs no guard around its main part.
     What the first process logs appears in this process's log.
+
+    What they hand each other lies in a folder that only this user can open, PyTorch's rendezvous included: over a port,
+    it would unpickle what any other user of the machine sends there.
     """
     if torch.device(device).type == "cuda" and torch.cuda.device_count() < processes:
         raise _too_few_gpus(processes)
@@ -183,7 +194,7 @@ def launch(function: Callable[[T], R], argument: T, processes: int, device: str)
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     def run(folder: Path) -> R:
-        (folder / "task").write_bytes(pickle.dumps((function, argument)))
+        (folder / "task").write_text(to_text(argument), encoding="utf-8")
         (folder / "level").write_text(str(_LOG.getEffectiveLevel()))
         config = LaunchConfig(
             min_nodes=1,
@@ -191,12 +202,14 @@ def launch(function: Callable[[T], R], argument: T, processes: int, device: str)
             nproc_per_node=processes,
             run_id=folder.name,
             rdzv_backend="c10d",
-            rdzv_endpoint="localhost:0",
+            rdzv_endpoint=str(folder / "rendezvous"),
+            rdzv_configs={"store_type": "file"},
             local_addr="localhost",
             max_restarts=0,
             logs_specs=DefaultLogsSpecs(log_dir=str(folder / "torch")),
         )
-        program = ("-c", _PROGRAM, json.dumps(sys.path), str(folder), str(os.getpid()))
+        name = f"{function.__module__}:{function.__qualname__}"
+        program = ("-c", _PROGRAM, json.dumps(sys.path), str(folder), str(os.getpid()), name)
         with _signals_left_alone(), _launcher_quiet(), _retold(folder / "log"):
             try:
                 elastic_launch(config, sys.executable)(*program)
@@ -205,7 +218,7 @@ def launch(function: Callable[[T], R], argument: T, processes: int, device: str)
                 raise _first_error(folder, exit_codes) from error
         if torch.device(device).type == "cuda":
             note_gpus(processes)
-        result: R = pickle.loads((folder / "result").read_bytes())
+        result: R = from_text((folder / "result").read_text(encoding="utf-8"))
         return result
 
     try:
@@ -220,7 +233,7 @@ def launch(function: Callable[[T], R], argument: T, processes: int, device: str)
 # ---- in the processes ---------------------------------------------------------------------------------------------
 
 
-def _work(folder_name: str, parent: int) -> None:
+def _work(folder_name: str, parent: int, name: str) -> None:
     """What each process runs."""
     from torch.distributed.elastic.multiprocessing.errors import record
 
@@ -230,17 +243,19 @@ def _work(folder_name: str, parent: int) -> None:
         logging.basicConfig(level=int((folder / "level").read_text()), handlers=[_Lines(folder / "log")])
     else:
         logging.disable(logging.CRITICAL)
-    function, argument = pickle.loads((folder / "task").read_bytes())
+    module, _, attribute = name.partition(":")
+    function = getattr(importlib.import_module(module), attribute)
+    argument = from_text((folder / "task").read_text(encoding="utf-8"))
 
     def task() -> None:
         try:
             result = function(argument)
         except Exception as error:
             told = error if isinstance(error, SlideloomError) else _failure(rank, f"{type(error).__name__}: {error}")
-            (folder / f"error-{time.time_ns():020d}-{rank}").write_bytes(pickle.dumps(told))
+            (folder / f"error-{time.time_ns():020d}-{rank}").write_text(to_text(told), encoding="utf-8")
             raise
         if rank == 0:
-            (folder / "result").write_bytes(pickle.dumps(result))
+            (folder / "result").write_text(to_text(result), encoding="utf-8")
 
     record(task)()
 
@@ -343,7 +358,9 @@ def _first_error(folder: Path, exit_codes: Mapping[int, int]) -> SlideloomError:
     killed = [rank for rank, code in exit_codes.items() if code < 0 and code != -signal.SIGTERM]
     if killed:
         return _failure(killed[0], f"it was ended by {signal.Signals(-exit_codes[killed[0]]).name}")
-    found: list[SlideloomError] = [pickle.loads(path.read_bytes()) for path in sorted(folder.glob("error-*"))]
+    found: list[SlideloomError] = [
+        from_text(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("error-*"))
+    ]
     if found:
         return next((one for one in found if one.code != _FAILED), found[0])
     rank, code = next(iter(exit_codes.items()))

@@ -12,6 +12,7 @@ __all__ = ["HISTORY", "SCORES"]
 #: Pooled validation scores.
 SCORES = ("val_dice_binary", "val_dice_macro", "val_hv_mse")
 _NO_TERM = "the loss does not have the term"
+_NO_NOTE = "a version of Slideloom trained that did not note it"
 _NO_VAL = "there is no validation slide"
 
 
@@ -74,5 +75,7 @@ HISTORY = TableSchema(
             "Part of the training's time that the encoder's forward passes took.",
             "tokens were read, not made",
         ),
+        Column("n_slides_train", pa.int32(), "Slides that were learned from.", _NO_NOTE),
+        Column("n_slides_val", pa.int32(), "Slides that were validated on.", _NO_NOTE),
     ),
 )

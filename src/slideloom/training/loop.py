@@ -113,6 +113,7 @@ class _Training:
             _require(parts["training"], job)
         data = PatchData(parts["training"], training.seed if training.shuffle_targets else None)
         val = PatchData(parts["validation"])
+        self.fed = {"train": data, "val": val}
         self.judge = Judge(job, val.n)
         mine = _with_own_draws(job, world.rank)
         self.feed, self.val_feed = (Feed(part, mine, self.device, self.front) for part in (data, val))
@@ -258,9 +259,16 @@ class _Training:
         done = {"epochs": state.epochs_done, "best_epoch": state.best_epoch, "best": state.best, "kept_epoch": kept}
         meta = dataclasses.replace(self.meta, training=self.meta.training | done)
         save_decoder(weights, meta, place, encoder or None)
-        rows = [row | {"is_best": row["epoch"] == kept} for row in state.rows]
-        made_from = {"study": job.study, "experiment": job.experiment, "fold": job.fold, "monitor": judge.monitor}
-        made_from |= {"encoder_weights": meta.encoder["weights"], "encoder_notes": meta.encoder.get("notes", [])}
+        slides = {role: [one.slide_id for one in part.slides] for role, part in self.fed.items()}
+        counts = {f"n_slides_{role}": len(names) for role, names in slides.items()}
+        rows = [row | counts | {"is_best": row["epoch"] == kept} for row in state.rows]
+        made_from: dict[str, Any] = {"study": job.study, "experiment": job.experiment, "fold": job.fold}
+        made_from |= {"monitor": judge.monitor}
+        made_from |= {
+            "slides": slides,
+            "encoder_weights": meta.encoder["weights"],
+            "encoder_notes": meta.encoder.get("notes", []),
+        }
         write_table(HISTORY, rows, job.place / "history.parquet", made_from=made_from)
 
 

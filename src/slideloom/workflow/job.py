@@ -14,14 +14,17 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
+from slideloom.artefacts.broken import check_item
 from slideloom.artefacts.files import read_json, write_json
 from slideloom.artefacts.keys import canonical, digest_text, digest_tree
 from slideloom.artefacts.paths import Paths
 from slideloom.artefacts.provenance import made_here, seeds_of
 from slideloom.artefacts.stage import ItemState, Outcome, Stage, load_job_states
 from slideloom.config.model import EncoderConfig
+from slideloom.errors import SlideloomError
 from slideloom.slides.sheet import SlideRow
 from slideloom.slides.source import parse_source
 from slideloom.workflow.notes import write_note
@@ -142,6 +145,31 @@ class Job:
             found.setdefault(read_json(path)["context"], []).append(path)
         return {context: load_job_states(paths) for context, paths in found.items()}
 
+    def sources(self, *names: str) -> tuple[tuple[str, str], ...]:
+        """Stage and context of the records that upstream stages left, by the names of the rule's inputs."""
+        records = [path for name in names for path in self.inputs[name]]
+        return tuple(sorted({(str(body["stage"]), str(body["context"])) for body in map(read_json, records)}))
+
+    def check(self, name: str, items: Iterable[str]) -> None:
+        """Look at artefacts of an upstream stage that the job's own items share, such as a model.
+
+        Parameters
+        ----------
+        name : str
+            Of the rule's input.
+        items : iterable of str
+            Of the upstream stage.
+
+        Raises
+        ------
+        BrokenArtefactError
+            One of them is not what its record says, as far as can be told without reading it.
+        """
+        sources = self.sources(name)
+        for item in items:
+            for stage, context in sources:
+                check_item(self.paths, stage, context, item)
+
     def source_digests(self, rows: Mapping[str, SlideRow] | None = None) -> dict[str, str]:
         """Digest of the files that the sheet, or other rows, name for each of the job's slides.
 
@@ -213,7 +241,7 @@ class Job:
     def _stage(
         self, requires: Iterable[str], reads: Iterable[str], shared: str, per_item: Mapping[str, str] | None
     ) -> Stage:
-        requires = tuple(requires)
+        requires, reads = tuple(requires), tuple(reads)
         rows = {slide: canonical(row.as_dict()) for slide, row in self.rows.items()}
         extra = dict(per_item or {})
         return Stage(
@@ -226,6 +254,7 @@ class Job:
             shared=shared,
             per_item={item: rows.get(item, "") + extra.get(item, "") for item in rows.keys() | extra.keys()},
             seeds=seeds_of(self.config),
+            sources=self.sources(*requires, *reads),
         )
 
     @contextmanager
@@ -259,14 +288,31 @@ def _as_paths(value: Any) -> tuple[Path, ...]:
     return (Path(value),) if isinstance(value, str) else tuple(Path(path) for path in value)
 
 
+class _OneLine(logging.Formatter):
+    """What the screen shows: a line, without the traceback that the log holds."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        told = logging.makeLogRecord(vars(record) | {"exc_info": None, "exc_text": None, "stack_info": None})
+        return super().format(told)
+
+
 def _log_to(place: Path) -> None:
     place.parent.mkdir(parents=True, exist_ok=True)
+    layout = "%(asctime)s %(levelname)s %(name)s: %(message)s"
     screen = logging.StreamHandler(sys.stderr)
     screen.setLevel(logging.WARNING)  # the log holds the rest; the screen is Snakemake's
-    logging.basicConfig(
-        level=logging.INFO,
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-        handlers=[logging.FileHandler(place, mode="w", encoding="utf-8"), screen],
-        force=True,
-    )
+    screen.setFormatter(_OneLine(layout))
+    log = logging.FileHandler(place, mode="w", encoding="utf-8")
+    logging.basicConfig(level=logging.INFO, format=layout, handlers=[log, screen], force=True)
     logging.captureWarnings(True)
+    sys.excepthook = _end_of_job(place)
+
+
+def _end_of_job(place: Path) -> Callable[[type[BaseException], BaseException, TracebackType | None], None]:
+    """What is told of an error that ends the job: a line on the screen, the traceback in the log."""
+
+    def tell(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        said = str(error) if isinstance(error, SlideloomError) else f"{kind.__name__}: {error}"
+        _LOG.critical("the job ends: %s (the traceback stands in %s)", said, place, exc_info=(kind, error, trace))
+
+    return tell

@@ -117,7 +117,7 @@ def _own_reasons(plan: Plan, job: PlannedJob, code: _Code) -> Iterator[str]:
     elif gone := next((path for path in job.also if not path.exists()), None):
         yield f"{_short(plan, gone)} is gone"
     elif job.record.parent.name == "jobs" and (missing := first_missing(job.record, plan.paths.root)):
-        yield f"{_short(plan, Path(missing))} is gone"
+        yield missing
     if note is None:
         if job.record.is_file():
             yield "nothing is written down of what it was made from (an older version of Slideloom made it)"

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 
 import torch
 
+from slideloom.artefacts.broken import BrokenArtefactError
 from slideloom.artefacts.files import read_json
 from slideloom.artefacts.keys import canonical, digest_text
 from slideloom.artefacts.stage import Outcome
@@ -38,6 +39,13 @@ def run_embeddings(job: Job) -> None:
             what = f"encoder {name} has no channel statistics: {pooled.message}"
             for slide in waiting:
                 yield slide, SlideError(what, where=slide, code="no_statistics", hint="Mend the training slides first")
+            return
+        try:
+            if pooled is not None:
+                job.check("statistics", [name])
+        except BrokenArtefactError as error:  # every slide fails, and the next run makes the statistics again
+            for slide in waiting:
+                yield slide, error
             return
         embedder = Embedder(
             config,

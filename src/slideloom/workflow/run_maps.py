@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from slideloom.artefacts.broken import BrokenArtefactError
 from slideloom.artefacts.files import read_json
 from slideloom.artefacts.keys import canonical, digest_file
 from slideloom.artefacts.stage import Outcome
@@ -41,7 +42,15 @@ def run_maps(job: Job) -> None:
     inference = InferenceConfig(**job.config["inference"])
     roles = roles_of_fold(job.paths.split(job.config["split"]), fold)
     trained = job.states("model")[fold]
-    slides = _Slides(job, inference, trained.digest) if trained.status == "ok" else None
+    slides, broken = None, None
+    if trained.status == "ok":
+        try:
+            job.check("model", [fold])
+            if job.inputs.get("statistics"):
+                job.check("statistics", [job.config["encoders"][0]["name"]])
+            slides = _Slides(job, inference, trained.digest)
+        except BrokenArtefactError as error:  # every slide fails, and the next run makes the artefact again
+            broken = error
 
     def stream(waiting: Iterator[str]) -> Iterator[tuple[str, Outcome]]:
         tasks = []
@@ -50,6 +59,8 @@ def run_maps(job: Job) -> None:
                 yield slide, "it plays no part in this fold"
             elif roles[slide] not in inference.roles:
                 yield slide, f"the role {roles[slide]} is not predicted"
+            elif broken is not None:
+                yield slide, broken
             elif slides is None:
                 yield slide, "its model was not trained"
             else:

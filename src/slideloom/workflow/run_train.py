@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -30,6 +30,8 @@ from slideloom.workflow.job import Job
 __all__ = ["run_train"]
 
 _LOG = logging.getLogger(__name__)
+#: Slides that a line of the log names.
+_NAMED = 20
 
 
 def run_train(job: Job, build: BuildEncoder | None = None) -> None:
@@ -44,16 +46,15 @@ def run_train(job: Job, build: BuildEncoder | None = None) -> None:
     """
     experiment, fold = job.wildcards["experiment"], job.wildcards["fold"]
     # By grid or encoder: an experiment on both images of a slide needs the stores of each.
-    stages = [job.states_by_context(stage) for stage in ("patches", "targets", "embeddings") if job.inputs.get(stage)]
-    states = [found for contexts in stages for found in contexts.values()]
+    read = [stage for stage in ("patches", "targets", "embeddings") if job.inputs.get(stage)]
+    states = [found for stage in read for found in job.states_by_context(stage).values()]
     split = read_split(job.paths.split(job.config["split"]))
     roles: dict[str, list[str]] = {}
     for role in ("train", "val"):
         wanted = [slide for slide in slides_with_role(split, fold, role) if all(slide in found for found in states)]
         roles[role] = [slide for slide in wanted if all(found[slide].status == "ok" for found in states)]
-        if left_out := sorted(set(wanted) - set(roles[role])):
-            told = ", ".join(left_out)
-            _LOG.warning("%s: %d of %d %s slides left out: %s", job.context, len(left_out), len(wanted), role, told)
+        for told in _left_out(states, wanted, role):
+            _LOG.warning("%s: %s", f"{experiment}/{fold}", told)
     live, encoder_files = _live(job, build) if build else (None, {})
     digests = {role: {slide: _digests(states, slide) for slide in roles[role]} for role in roles}
     inputs = canonical({**digests, **encoder_files})
@@ -62,6 +63,9 @@ def run_train(job: Job, build: BuildEncoder | None = None) -> None:
         if encoder_files.get("statistics") == "":
             what = "the encoder has no channel statistics"
             raise SlideError(what, where=job.context, code="no_statistics", hint="Mend the training slides first")
+        # A store that lost a chunk would be learned from as if it held zeros there.
+        for stage in read:
+            job.check(stage, (*roles["train"], *roles["val"]))
         config = job.config["experiment"]
         asked = TrainJob(
             study="",  # the study's name is no part of what a decoder is made from
@@ -105,6 +109,25 @@ def _live(job: Job, build: BuildEncoder) -> tuple[LiveEncoder, dict[str, str]]:
         pooled, statistics = job.states("statistics")[name], job.paths.statistics(name)
         digests["statistics"] = pooled.digest if pooled.status == "ok" else ""
     return LiveEncoder(config, uniprot, statistics, build=build), digests
+
+
+def _left_out(states: Sequence[Mapping[str, ItemState]], wanted: Sequence[str], role: str) -> list[str]:
+    """Sentences on the slides that cannot be used: those that failed, and those that have nothing to learn from."""
+    failed, without = [], []
+    for slide in wanted:
+        worst = [state for found in states if (state := found[slide]).status != "ok"]
+        if lost := [state for state in worst if state.status == "failed"]:  # news, whatever else it lacks
+            failed.append(f"{slide} ({lost[0].code} at {lost[0].stage})")
+        elif worst:
+            without.append(f"{slide} ({worst[0].message})")
+    of = f"of {len(wanted)} {'training' if role == 'train' else 'validation'} slides"
+    told = [f"{len(failed)} {of} FAILED, left out: {_listed(failed)}"] if failed else []
+    return told + ([f"{len(without)} {of} left out: {_listed(without)}"] if without else [])
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more
 
 
 def _digests(states: Iterable[Mapping[str, ItemState]], slide: str) -> list[str]:

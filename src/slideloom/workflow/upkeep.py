@@ -6,17 +6,20 @@ Between runs: artefacts that are no longer what their records say, found by read
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from slideloom.artefacts.broken import find_fault, invalidate
 from slideloom.artefacts.files import read_json
-from slideloom.artefacts.keys import digest_file, digest_text, digest_tree, tree_size
 from slideloom.artefacts.paths import Paths
 
 __all__ = ["Broken", "find_broken", "first_missing", "forget", "forget_broken_records", "share_package"]
+
+#: What reading a record raises that is cut short, or is JSON of something else.
+_NONSENSE = (OSError, ValueError, KeyError, TypeError, AttributeError)
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,8 @@ class Broken:
         What is wrong, with the path.
     records : tuple of Path
         The item's record and its job's.
+    places : tuple of Path
+        The artefacts.
     """
 
     stage: str
@@ -38,6 +43,7 @@ class Broken:
     item: str
     why: str
     records: tuple[Path, ...]
+    places: tuple[Path, ...] = ()
 
 
 def share_package() -> None:
@@ -48,9 +54,11 @@ def share_package() -> None:
 
 
 def forget_broken_records(records: Iterable[str], root: Path) -> list[str]:
-    """Remove job records that promise an artefact which is no longer there, so that its job runs again.
+    """Forget what is known to be broken, so that it is made again: before a run, in the process that plans it.
 
-    Snakemake itself does not notice a deleted intermediate artefact whose successors are up to date.
+    Job records go that promise an artefact which is no longer there: Snakemake itself does not notice a deleted
+    intermediate artefact whose successors are up to date. And where a job of the last run found an artefact of an
+    earlier stage broken, the record of that artefact goes, with those of the jobs that made it and that found it.
 
     Parameters
     ----------
@@ -62,9 +70,9 @@ def forget_broken_records(records: Iterable[str], root: Path) -> list[str]:
     Returns
     -------
     list of str
-        A sentence for each record removed.
+        A sentence for each record of a job removed, and each artefact that was found broken.
     """
-    notes = []
+    notes, whole = [], []
     for text in records:
         record = Path(text)
         if not record.is_file():
@@ -72,25 +80,51 @@ def forget_broken_records(records: Iterable[str], root: Path) -> list[str]:
         missing = first_missing(record, root)
         if missing:
             record.unlink()
-            notes.append(f"{missing} is gone: its job runs again ({record.relative_to(root)})")
+            notes.append(f"{missing}: its job runs again ({record.relative_to(root)})")
+        else:
+            whole.append(record)
+    return notes + _forget_found_broken(whole, root)
+
+
+def _forget_found_broken(jobs: Sequence[Path], root: Path) -> list[str]:
+    """Forget the artefacts that failures name, and those failures."""
+    found: dict[str, Path] = {}
+    for finder in jobs:
+        body = read_json(finder)
+        for state in body["items"].values():
+            if state.get("artefact") and state["stage"] == body["stage"]:
+                found[state["artefact"]] = finder
+    if not found:
+        return []
+    notes = []
+    for stage, context, item, maker, _ in [one for job in jobs for one in _items(job, root)]:
+        note = Paths(root).record(stage, context, item)
+        places = _outputs(note, root)
+        for name in found:
+            if any((root / name).is_relative_to(place) for place in (note, *places)):
+                forget([Broken(stage, context, item, "", (note, maker), places)])
+                notes.append(f"{name} was found broken: it is made again ({maker.relative_to(root)})")
+    for finder in found.values():
+        finder.unlink(missing_ok=True)
     return notes
 
 
 def first_missing(record: Path, root: Path) -> str:
-    """Path of the first artefact or item record that a job record promises and that is not there; empty when whole."""
+    """What a job record promises and is not there, or what of it cannot be read: a sentence; empty when whole."""
+    reading = record
     try:
         body = read_json(record)
         for item, state in body["items"].items():
             if state["status"] != "ok":
                 continue
             note = Paths(root).record(body["stage"], body["context"], item)
-            if not note.is_file():
-                return str(note)
-            for output in read_json(note)["outputs"]:
-                if not (root / output).exists():
-                    return str(root / output)
-    except (OSError, ValueError, KeyError, TypeError):
-        return str(record)
+            reading = note
+            outputs = [root / output for output in read_json(note)["outputs"]] if note.is_file() else [note]
+            reading = record
+            for gone in (path for path in outputs if not path.exists()):
+                return f"{gone.relative_to(root)} is gone"
+    except _NONSENSE:
+        return f"{reading.relative_to(root)} cannot be read"
     return ""
 
 
@@ -119,12 +153,14 @@ def find_broken(records: Iterable[str], root: Path, *, quick: bool = False, work
         for (stage, context, item, job, _), why in zip(items, faults, strict=True):
             if why:
                 note = Paths(root).record(stage, context, item)
-                yield Broken(stage, context, item, why, (note, job))
+                yield Broken(stage, context, item, why, (note, job), _outputs(note, root))
 
 
 def forget(broken: Iterable[Broken]) -> None:
     """Remove the records of broken items and of their jobs, so that these items, and no others, are made again."""
     for one in broken:
+        for place in one.places:
+            invalidate(place)
         for record in one.records:
             record.unlink(missing_ok=True)
 
@@ -140,7 +176,7 @@ def _items(job: Path, root: Path) -> list[_Item]:
             for item, state in body["items"].items()
             if state["status"] == "ok"
         ]
-    except (OSError, ValueError, KeyError, TypeError):
+    except _NONSENSE:
         return []
 
 
@@ -148,25 +184,18 @@ def _fault(one: _Item, root: Path, *, quick: bool) -> str:
     """What is wrong with an item's artefacts; empty when nothing is."""
     stage, context, item, _, state = one
     note = Paths(root).record(stage, context, item)
+    if not note.is_file():
+        return f"{note.relative_to(root)} is gone"
     try:
-        body = read_json(note)
-        outputs = [root / output for output in body["outputs"]]
-        if gone := [str(path.relative_to(root)) for path in outputs if not path.exists()]:
-            return f"{gone[0]} is gone"
-        if stage == "tissue" and _is_edited(outputs[0]):
-            return ""  # a person's outline is meant to differ
-        sizes = body.get("sizes")
-        for path, size in zip(outputs, sizes or [], strict=False):
-            if (now := tree_size(path)) != size:
-                what = f"{now[0]} files of {now[1]} bytes, and had {size[0]} of {size[1]}"
-                return f"{path.relative_to(root)} has {what}"
-        if not quick and digest_text(*(digest_tree(path) for path in outputs)) != state["digest"]:
-            return f"{', '.join(str(path.relative_to(root)) for path in outputs)}: other content than was written"
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        found = find_fault(Paths(root), stage, context, item, "" if quick else state["digest"])
+    except _NONSENSE as error:
         return f"{note.relative_to(root)} cannot be read ({type(error).__name__})"
-    return ""
+    return "" if found is None else found.what
 
 
-def _is_edited(outline: Path) -> bool:
-    made = outline.with_suffix(".made")
-    return not made.is_file() or made.read_text(encoding="utf-8").strip() != digest_file(outline)
+def _outputs(note: Path, root: Path) -> tuple[Path, ...]:
+    """Artefacts that an item's record names; none where it cannot be read."""
+    try:
+        return tuple(root / output for output in read_json(note)["outputs"])
+    except _NONSENSE:
+        return ()

@@ -38,6 +38,9 @@ TORCH = (".pth", ".pt", ".bin", ".ckpt")
 _HEAD_BYTES = 512
 #: Longest header that the safetensors format allows.
 _MOST_HEADER_BYTES = 100_000_000
+#: PyTorch does not pack what it saves, and weights hardly pack. An archive that unpacks to more than so many times its
+#: own size, beyond the first bytes, is made to fill the memory.
+_FREE_BYTES, _MOST_TIMES = 64 << 20, 32
 _LFS = b"version https://git-lfs.github.com/spec/"
 _ELEMENT_BITS = {"BOOL": 8, "I8": 8, "U8": 8, "I16": 16, "U16": 16, "F16": 16, "BF16": 16, "I32": 32, "U32": 32}
 _ELEMENT_BITS |= {"F32": 32, "I64": 64, "U64": 64, "F64": 64, "C64": 64}
@@ -229,7 +232,7 @@ def read_archive(path: Path) -> Archive:
     Raises
     ------
     SlideloomError
-        ``unreadable_checkpoint``: the end is lost, or no weights are in it.
+        ``unreadable_checkpoint``: the end is lost, no weights are in it, or it unpacks to far more than it is.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -239,6 +242,10 @@ def read_archive(path: Path) -> Archive:
     names = [info.filename.rpartition("/")[2] for info in infos]
     if "data.pkl" not in names:
         raise unreadable(path, "is a zip file without weights of PyTorch", "Name the checkpoint itself")
+    size, unpacked = path.stat().st_size, sum(info.file_size for info in infos)
+    if unpacked > _FREE_BYTES + _MOST_TIMES * size:
+        what = f"is packed: its {size} bytes would unpack to {unpacked}, which no weights do"
+        raise unreadable(path, what, "Fetch it from its publisher, as it was saved")
     return Archive(all(info.compress_type == zipfile.ZIP_STORED for info in infos), "constants.pkl" in names)
 
 

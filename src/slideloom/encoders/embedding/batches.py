@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from slideloom.artefacts.broken import BrokenArtefactError
 from slideloom.encoders.embedding.account import Account
 from slideloom.encoders.embedding.store import TokenArray
 from slideloom.encoders.embedding.token_writer import OlderStore
@@ -182,10 +183,10 @@ def _blocks(slide: SlideWork, size: int) -> Iterator[Tensor]:
         try:
             pixels = patches.pixels(slice(first, min(first + step, patches.n)))
         except ValueError as error:  # what tensorstore says of a damaged shard
-            raise SlideError(
+            raise BrokenArtefactError(
                 f"its patches cannot be read: {error}".splitlines()[0],
+                place=patches.path,
                 where=slide.slide_id,
-                hint="Remove the slide's patch store and run again: it is cut anew",
                 code="unreadable_patches",
             ) from error
         yield torch.from_numpy(np.ascontiguousarray(pixels if every else pixels[:, chosen]))

@@ -10,14 +10,20 @@ import numpy as np
 import tensorstore as ts
 from numpy.typing import NDArray
 
+from slideloom.artefacts.broken import BrokenArtefactError, MissingArtefactError
 from slideloom.artefacts.stage import SCHEMA_VERSION
-from slideloom.artefacts.zarrio import open_array, read_attributes
+from slideloom.artefacts.zarrio import check_array, check_attributes, open_array, read_attributes
 from slideloom.encoders.dihedral import N_SYMMETRIES, steps
 from slideloom.errors import SlideloomError
 from slideloom.patches.statistics import ChannelStatistics
 from slideloom.patches.store import read_rows
 
 __all__ = ["EmbeddingStore", "TokenArray", "token_arrays"]
+
+_KEYS = (
+    "slide_id", "image", "n_tiles", "blocks", "width", "patch_px", "tile_px", "markers", "dropped", "final_norm",
+    "weights", "statistics",
+)  # fmt: skip
 
 
 class TokenArray(NamedTuple):
@@ -82,20 +88,24 @@ class EmbeddingStore:
         ``sha256:<digits>``, ``random:<seed>`` or ``none``.
     has_symmetries : bool
         Whether it holds the tokens of the flipped and turned tiles, too.
+
+    Raises
+    ------
+    BrokenArtefactError
+        ``missing_artefact``, ``store_damaged``; ``artefact_schema``: no embeddings, or of another version.
+        ``store_mismatch``, when tokens are read: they are not as the attributes say.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
         try:
             about = read_attributes(self.path)
-        except FileNotFoundError as error:
-            raise SlideloomError(f"no embeddings at {path}", code="missing_artefact") from error
-        if about.get("kind") != "embeddings" or about.get("schema") != SCHEMA_VERSION:
-            raise SlideloomError(
-                f"{path} is a store of kind {about.get('kind')!r}, schema {about.get('schema')!r}",
-                expected=f"embeddings, schema {SCHEMA_VERSION}",
-                code="artefact_schema",
-            )
+        except MissingArtefactError as error:
+            raise MissingArtefactError(f"no embeddings at {path}", place=self.path) from error
+        if about.get("kind") != "embeddings":
+            what = f"a store of kind {about.get('kind')!r}"
+            raise BrokenArtefactError(what, place=self.path, expected="embeddings", code="artefact_schema")
+        check_attributes(self.path, about, "embeddings", SCHEMA_VERSION, _KEYS)
         self.attributes = about
         self._opened: dict[TokenArray, ts.TensorStore] = {}
         self.slide_id: str = about["slide_id"]
@@ -156,5 +166,6 @@ class EmbeddingStore:
 
     def _array(self, which: TokenArray) -> ts.TensorStore:
         if which not in self._opened:
-            self._opened[which] = open_array(self.path / which.folder)
+            place, side = self.path / which.folder, self.tile_px // self.patch_px
+            self._opened[which] = check_array(open_array(place), place, (self.n, side, side, self.width), np.float16)
         return self._opened[which]

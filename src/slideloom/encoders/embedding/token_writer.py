@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from slideloom.artefacts.broken import BrokenArtefactError
 from slideloom.artefacts.files import publish
 from slideloom.artefacts.zarrio import create_array, create_group, read_attributes
 from slideloom.encoders.base import EncoderSpec
@@ -76,7 +77,7 @@ def find_older(
         return _compare(place, read_attributes(place), tuple(wanted), spec, base_key, precision)
     except FileNotFoundError:
         return ""
-    except (OSError, ValueError, KeyError, TypeError):
+    except (BrokenArtefactError, OSError, ValueError, KeyError, TypeError):
         return "the older store cannot be read"
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from slideloom.errors import SlideError
 
-__all__ = ["LARGEST_NUCLEUS_UM2", "LabelPieces", "instances_or_refuse", "label_pieces", "looks_binary"]
+__all__ = ["LARGEST_NUCLEUS_UM2", "LabelPieces", "check_pieces", "instances_or_refuse", "label_pieces", "looks_binary"]
 
 #: A single object above this is no nucleus: a disc of 113 µm across.
 LARGEST_NUCLEUS_UM2 = 10_000.0
@@ -43,6 +43,8 @@ class LabelPieces:
         Those of ids whose largest piece holds less than nine tenths of them.
     n_whole : int
         Ids that are one piece.
+    n_scattered : int
+        Ids whose largest piece holds less than nine tenths of them.
     """
 
     n_ids: int
@@ -50,6 +52,7 @@ class LabelPieces:
     pixels: int
     scattered_pixels: int
     n_whole: int
+    n_scattered: int = 0
 
     @property
     def scattered_share(self) -> float | None:
@@ -179,6 +182,34 @@ def instances_or_refuse(labels: Any, *, where: str, largest_px: float | None = N
     return found
 
 
+def check_pieces(instances: NDArray[np.int32], mpp_um: float, where: str) -> tuple[str, ...]:
+    """Refuse an annotation that is a mask or a class map, and tell of nuclei that lie in pieces.
+
+    Parameters
+    ----------
+    instances : (H, W) int32 array
+        0 background, instance ids.
+    mpp_um : float
+        Pixel size, µm.
+    where : str
+        The file, for messages.
+
+    Returns
+    -------
+    tuple of str
+        What a person should know.
+
+    Raises
+    ------
+    SlideError
+        ``binary_labels``, as of :func:`instances_or_refuse`.
+    """
+    found = instances_or_refuse(instances, where=where, largest_px=LARGEST_NUCLEUS_UM2 / mpp_um**2)
+    if not found.n_scattered:
+        return ()
+    return (f"{where}: {found.n_scattered} of {found.n_ids} nuclei lie in several pieces under one id",)
+
+
 class _Ids:
     """Pieces, pixels and largest piece of every id."""
 
@@ -197,7 +228,14 @@ class _Ids:
         _, pieces, pixels, largest = self._sum()
         scattered = largest < _WHOLE * pixels
         n_whole = int((pieces == 1).sum())
-        return LabelPieces(pieces.size, int(pieces.sum()), int(pixels.sum()), int(pixels[scattered].sum()), n_whole)
+        return LabelPieces(
+            n_ids=pieces.size,
+            n_pieces=int(pieces.sum()),
+            pixels=int(pixels.sum()),
+            scattered_pixels=int(pixels[scattered].sum()),
+            n_whole=n_whole,
+            n_scattered=int(scattered.sum()),
+        )
 
     def _sum(self) -> NDArray[np.int64]:
         every = np.concatenate([np.empty((4, 0), np.int64), *self._parts], axis=1)

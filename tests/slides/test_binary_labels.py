@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from slideloom.errors import SlideError
-from slideloom.instances.binary_labels import instances_or_refuse, label_pieces, looks_binary
 from slideloom.metrics.contingency import contingency
 from slideloom.metrics.panoptic import panoptic, panoptic_at
 from slideloom.metrics.semantic import PixelConfusion
+from slideloom.slides.binary_labels import instances_or_refuse, label_pieces, looks_binary
 
 
 def nuclei(seed: int, size: int = 160, pitch: int = 16) -> np.ndarray:
@@ -34,16 +34,17 @@ def nuclei(seed: int, size: int = 160, pitch: int = 16) -> np.ndarray:
     return labels
 
 
-def brute_force(labels: np.ndarray) -> tuple[int, int, int, int, int]:
+def brute_force(labels: np.ndarray) -> tuple[int, int, int, int, int, int]:
     ids = np.unique(labels[labels > 0])
-    pieces = scattered = whole = 0
+    pieces = scattered = whole = torn = 0
     for label in ids:
         numbered, n = ndimage.label(labels == label)
         pieces += n
         whole += n == 1
         areas = np.bincount(numbered.ravel())[1:]
         scattered += int(areas.sum()) if areas.max() < 0.9 * areas.sum() else 0
-    return ids.size, pieces, int((labels > 0).sum()), scattered, whole
+        torn += areas.max() < 0.9 * areas.sum()
+    return ids.size, pieces, int((labels > 0).sum()), scattered, whole, torn
 
 
 def test_masks_scored_as_instances_look_perfect_and_are_refused() -> None:

@@ -1,0 +1,173 @@
+"""All bad slides in one study with good ones: each gets its answer, and the good ones never notice."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from tests.bad_inputs.corpus import KINDS, SLIDES
+from tests.bad_inputs.page import failures_page
+from tests.bad_inputs.panel import MARKERS, NAMES, stack
+from tests.bad_inputs.scene import CLASS_NAMES, class_rows, labels, tell
+from tests.workflow.conftest import REPOSITORY, Workspace, run_once
+
+#: Good slides of each image, by their side of the split.
+GOOD = {"train": 2, "val": 1, "test": 1}
+_COLUMNS = ("he", "sp", "instances", "classes", "mpp_um", "he_mpp_um", "sp_mpp_um", "sp_channels")
+_FILES = ("he", "sp", "instances", "classes")
+
+
+def test_names_are_unique_and_kinds_are_many() -> None:
+    assert len({kind.name for kind in KINDS}) == len(KINDS) >= 40
+    assert {kind.group for kind in KINDS} == {"slide", "multiplex", "annotation", "sheet", "config", "store"}
+
+
+def test_the_page_lists_the_corpus() -> None:
+    page = (REPOSITORY / "docs" / "failures.md").read_text(encoding="utf-8")
+    assert page == failures_page(), "python -m tests.bad_inputs.page docs/failures.md"
+
+
+def _good(folder: Path) -> list[dict[str, str]]:
+    """Rows of slides that nothing is wrong with."""
+    rows = []
+    for image in ("he", "sp"):
+        for number, split in enumerate(side for side, count in GOOD.items() for _ in range(count)):
+            name = f"good_{image}_{number}"
+            place = folder / name
+            place.mkdir(parents=True)
+            found = labels(number)
+            np.save(place / "nuclei.npy", found)
+            ids = range(1, int(found.max()) + 1)
+            (place / "kinds.csv").write_text(class_rows(ids, (CLASS_NAMES[k % 3] for k in ids)))
+            cells = dict(tell(place, "nuclei.npy", "kinds.csv"))
+            if image == "sp":
+                np.save(place / "stack.npy", np.tile(stack(), (1, 3, 3))[:, : found.shape[0], : found.shape[1]])
+                del cells["he"]
+                cells |= {"sp": "stack.npy", "sp_channels": ";".join(NAMES)}
+            rows.append(_row(name, cells, split, "good"))
+    return rows
+
+
+def _bad(folder: Path) -> list[dict[str, str]]:
+    """Rows of the corpus. They are on the test side, so that training is the same without them."""
+    rows = []
+    for kind in SLIDES:
+        (folder / kind.name).mkdir(parents=True)
+        rows.append(_row(kind.name, dict(kind.make(folder / kind.name)), "test", "odd"))
+    return rows
+
+
+def _row(name: str, cells: dict[str, str], split: str, platform: str) -> dict[str, str]:
+    assert set(cells) <= set(_COLUMNS), cells
+    placed = {key: f"{name}/{value}" if key in _FILES else value for key, value in cells.items()}
+    return {"slide_id": name, "patient_id": name, "platform": platform, "split": split, **placed}
+
+
+def _run(folder: Path, *, bad: bool) -> None:
+    data = folder / "data"
+    rows = [*_good(data), *(_bad(data) if bad else [])]
+    pd.DataFrame(rows).fillna("").to_csv(data / "slides.tsv", sep="\t", index=False)
+    markers = ["channel\tmarker\tuniprot\tnuclear", *("\t".join(row) for row in MARKERS)]
+    (data / "markers.tsv").write_text("\n".join(markers) + "\n", encoding="utf-8")
+    classes = [f"{number}\t{name}\t#8080{number}0" for number, name in enumerate(CLASS_NAMES, 1)]
+    (data / "classes.tsv").write_text("\n".join(["id\tname\tcolour", *classes]) + "\n")
+    training = {"epochs": 1, "batch_size": 4, "patience": None}
+    one = {"decoder": {"width": 0.0625, "branches": "shared"}, "training": training}
+    grid = {"tile_px": 64, "mpp_um": 0.5, "min_tissue": 0.0}
+    config = {
+        "study": "corpus",
+        "slides": "data/slides.tsv",
+        "markers": "data/markers.tsv",
+        "classes": "data/classes.tsv",
+        "results": "results",
+        "grids": {"he64": {"image": "he"} | grid, "sp64": {"image": "sp"} | grid},
+        "encoders": {
+            "vit": {"model": "timm/test_vit", "grid": "he64", "random": 0},
+            "mean": {"model": "mean_marker", "grid": "sp64", "statistics": "panel", "markers": list(NAMES[:1])},
+        },
+        # Bad panels are read as far as their patches: whether an encoder finds its markers there is another question.
+        "splits": {"all": {"scheme": "column"}, "panel": {"scheme": "column", "platforms": ["good"]}},
+        "experiments": {
+            "he": {"encoder": "vit", "split": "all"} | one,
+            "sp": {"encoder": "mean", "split": "panel"} | one,
+        },
+        "jobs": {"slides_per_job": 64},
+    }
+    workspace = Workspace(folder)
+    workspace.config_path.write_text(yaml.safe_dump(config, sort_keys=False))
+    workspace.run()
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Workspace:
+    """Good and bad slides together."""
+    return run_once(tmp_path_factory, worker_id, "corpus", lambda folder: _run(folder, bad=True))
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Workspace:
+    """The good slides without the bad ones."""
+    return run_once(tmp_path_factory, worker_id, "corpus_alone", lambda folder: _run(folder, bad=False))
+
+
+def _table(workspace: Workspace, name: str) -> pd.DataFrame:
+    return pd.read_parquet(workspace.results / "reports" / f"{name}.parquet")
+
+
+def _warnings(workspace: Workspace, slide: str) -> list[str]:
+    facts = json.loads((workspace.results / "slides" / slide / "slide.json").read_text())
+    stores = [
+        workspace.results / stage / grid / f"{slide}.zarr"
+        for stage in ("patches", "targets")
+        for grid in ("he64", "sp64")
+    ]
+    found = list(facts["warnings"])
+    for store in stores:
+        if store.is_dir():
+            found += json.loads((store / "zarr.json").read_text())["attributes"].get("warnings", ())
+    return found
+
+
+@pytest.mark.workflow
+@pytest.mark.slow
+def test_every_kind_fails_with_its_code_or_does_not_fail(whole: Workspace) -> None:
+    failures = _table(whole, "failures")
+    assert not failures["slide_id"].isna().any()
+    told = {row.slide_id: (row.stage, row.reason_code) for row in failures.itertuples()}
+    assert told == {kind.name: (kind.stage, kind.code) for kind in SLIDES if kind.answer == "failed"}
+    assert (failures["hint"].str.len() > 10).all()
+    assert not failures["message"].str.contains("Traceback|object at 0x").any()
+    for kind in SLIDES:
+        if kind.answer == "failed":
+            message = failures.set_index("slide_id").loc[kind.name]
+            assert re.search(kind.says, f"{message['message']} {message['hint']}", re.DOTALL), kind.name
+
+
+@pytest.mark.workflow
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [kind for kind in SLIDES if kind.answer != "failed"], ids=str)
+def test_what_runs_has_its_warning_recorded(whole: Workspace, kind) -> None:  # type: ignore[no-untyped-def]
+    warnings = _warnings(whole, kind.name)
+    if kind.answer == "warned":
+        assert any(re.search(kind.says, warning, re.DOTALL) for warning in warnings), warnings
+    else:
+        assert warnings == []
+
+
+@pytest.mark.workflow
+@pytest.mark.slow
+def test_good_slides_have_the_figures_that_they_have_without_the_bad_ones(whole: Workspace, alone: Workspace) -> None:
+    for name in ("slides", "classes"):
+        beside, without = (_table(one, name) for one in (whole, alone))
+        good = beside[beside["slide_id"].str.startswith("good_")].reset_index(drop=True)
+        assert len(without) > 0
+        pd.testing.assert_frame_equal(good, without)
+    for one in sorted((alone.results / "models").rglob("decoder.safetensors")):
+        assert one.read_bytes() == (whole.results / one.relative_to(alone.results)).read_bytes()
+    assert _table(alone, "failures").empty

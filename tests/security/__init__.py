@@ -1,0 +1,1 @@
+"""Nothing gets in, nothing gets out: what strangers' files and names cannot do."""
