@@ -19,9 +19,9 @@ from pathlib import Path
 import pytest
 
 from .conftest import REPOSITORY, Workspace, copied, run_once
-from .undisturbed import content, differences, run_undisturbed, whole_studies, write_study
+from .undisturbed import content, differences, run_undisturbed, write_study
 
-pytestmark = [pytest.mark.workflow, pytest.mark.slow, whole_studies]
+pytestmark = [pytest.mark.workflow, pytest.mark.slow]
 
 #: What is killed: Snakemake alone, so that its jobs work on; everything, as when a node goes down; one job.
 KINDS = ("snakemake", "node", "job")
