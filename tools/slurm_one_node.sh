@@ -121,7 +121,7 @@ SlurmdParameters=config_overrides
 SchedulerParameters=batch_sched_delay=0,sched_interval=2,bf_interval=5
 ReturnToService=2
 KillWait=5
-BatchStartTimeout=1
+BatchStartTimeout=2
 MinJobAge=$job_age
 GresTypes=gpu
 AccountingStorageType=accounting_storage/none

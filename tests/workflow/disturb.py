@@ -46,7 +46,7 @@ def job_records(workspace: Workspace) -> list[Path]:
 
 
 def disturb(workspace: Workspace, kind: str, n_done: int, rng: random.Random, *, patience_s: float = PATIENCE_S) -> int:
-    """Run, and kill when so many jobs are done and a moment has passed; the number of the run's session."""
+    """Run, and kill when so many jobs are done, one runs and a moment has passed; the number of the run's session."""
     _unlock(workspace)
     delay = rng.uniform(0.0, 3.0)
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(REPOSITORY / "Snakefile"), "--cores", "2"]
@@ -66,10 +66,13 @@ def disturb(workspace: Workspace, kind: str, n_done: int, rng: random.Random, *,
             assert running.poll() is None, (workspace.folder / "screen.log").read_text()[-4000:]
             assert time.monotonic() - start < patience_s
             time.sleep(0.02)
+        # A run that is still planning has nothing to lose.
+        while running.poll() is None and not _jobs(running.pid):
+            time.sleep(0.02)
         time.sleep(delay)
         victims = {"snakemake": [running.pid], "node": _session(running.pid), "job": []}[kind]
         while kind == "job" and not victims and running.poll() is None:
-            jobs = [pid for pid in _session(running.pid) if _is_job(pid)]
+            jobs = _jobs(running.pid)
             victims = [rng.choice(jobs)] if jobs else []
         told = f"{kind} after {len(job_records(workspace))} jobs and {delay:.2f} s: processes {victims}"
         print(told, "" if running.poll() is None else "(the run had ended)")
@@ -113,6 +116,10 @@ def _session(number: int) -> list[int]:
         if int(fields[3]) == number and fields[0] != "Z":
             found.append(int(place.parent.name))
     return sorted(found)
+
+
+def _jobs(session: int) -> list[int]:
+    return [pid for pid in _session(session) if _is_job(pid)]
 
 
 def _is_job(pid: int) -> bool:

@@ -8,9 +8,9 @@ import pandas as pd
 import pytest
 
 from .conftest import Workspace, run_once
-from .undisturbed import content, differences, run_undisturbed, whole_studies, write_study
+from .undisturbed import content, differences, run_undisturbed, write_study
 
-pytestmark = [pytest.mark.workflow, pytest.mark.slow, whole_studies]
+pytestmark = [pytest.mark.workflow, pytest.mark.slow]
 
 #: All but the stage that trains, whose sums on a CPU depend on the number of threads.
 THREADS = ["embeddings=3", "maps=3", "instances=3", "biology=3", "metrics=3", "patches=2", "targets=2"]

@@ -22,7 +22,7 @@ from slideloom.encoders.embedding.token_writer import SlideWriter, TokenArray
 
 from .conftest import Workspace, run_once
 from .disturb import Disk
-from .undisturbed import content, differences, run_undisturbed, whole_studies, write_study
+from .undisturbed import content, differences, run_undisturbed, write_study
 
 _RNG = np.random.default_rng(5)
 
@@ -130,7 +130,6 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Wor
     return run_once(tmp_path_factory, worker_id, "undisturbed", run_undisturbed)
 
 
-@whole_studies
 @pytest.mark.workflow
 @pytest.mark.slow
 def test_a_study_whose_disk_fills_up_goes_on_when_there_is_room(

@@ -182,6 +182,19 @@ def _artefacts(paths: Paths, slide: str) -> dict[str, Path]:
     }
 
 
+def test_a_changed_checkpoint_runs_what_is_made_from_it_and_nothing_else(workspace: Workspace) -> None:
+    weights = workspace.folder / "weights" / "CellViT-tiny.pth"
+    body = torch.load(weights, weights_only=True)
+    name = next(name for name, value in body["model_state_dict"].items() if value.is_floating_point())
+    body["model_state_dict"][name] += 1
+    torch.save(body, weights)
+    wanted = workspace.would_run()
+    tables = {"reports", "report_html", "report_figures"}
+    assert set(wanted) == {"embeddings", "pretrained", "maps", "instances", "biology", "metrics"} | tables
+    bins = len(list((workspace.results / "state" / "maps" / "published" / "0" / "jobs").iterdir()))
+    assert wanted["embeddings"] == wanted["maps"] == wanted["metrics"] == bins, "the other experiments stand"
+
+
 def test_one_more_block_is_computed_alone(workspace: Workspace) -> None:
     paths, slide = _paths(workspace), _test_slide(workspace)
     store = paths.embeddings("virtues", slide)

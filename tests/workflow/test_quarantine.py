@@ -9,9 +9,9 @@ import pandas as pd
 import pytest
 
 from .conftest import Workspace
-from .undisturbed import BROKEN, whole_studies, write_study
+from .undisturbed import BROKEN, write_study
 
-pytestmark = [pytest.mark.workflow, pytest.mark.slow, whole_studies]
+pytestmark = [pytest.mark.workflow, pytest.mark.slow]
 
 ROLES = {"slide_01": "train", "slide_02": "train", "slide_03": "train", "slide_04": "val", "slide_05": "test"}
 SEEN = "slide_01"

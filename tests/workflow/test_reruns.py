@@ -15,7 +15,6 @@ import pandas as pd
 import pytest
 
 from .conftest import REPOSITORY, RULES, Workspace, copied
-from .undisturbed import whole_studies
 
 pytestmark = [pytest.mark.workflow, pytest.mark.slow]
 
@@ -149,7 +148,6 @@ def _append(path: Path, text: str) -> None:
     path.write_text(path.read_text() + text)
 
 
-@whole_studies
 def test_edits_of_the_code_run_the_stages_that_import_it(clone: Workspace) -> None:
     assert _would_run(clone) == {}, "a fresh checkout"
     package, scripts = clone.repository / "src" / "slideloom", clone.repository / "workflow" / "scripts"
@@ -166,7 +164,6 @@ def test_edits_of_the_code_run_the_stages_that_import_it(clone: Workspace) -> No
     assert set(_would_run(clone)) == {"metrics"} | REPORTS
 
 
-@whole_studies
 def test_a_failed_job_that_was_repaired_runs_though_its_old_successors_stand(clone: Workspace) -> None:
     script = clone.repository / "workflow" / "scripts" / "instances.py"
     whole = script.read_text()
@@ -180,7 +177,6 @@ def test_a_failed_job_that_was_repaired_runs_though_its_old_successors_stand(clo
     assert "its record is gone" in _slideloom(clone, "why").stdout
 
 
-@whole_studies
 def test_exchanged_values_and_a_new_experiment(workspace: Workspace) -> None:
     config = workspace.config_path.read_text()
     workspace.edit("instances", value={"nucleus_threshold": 0.4, "energy_threshold": 0.5})  # 0.5 and 0.4 by default
@@ -192,7 +188,6 @@ def test_exchanged_values_and_a_new_experiment(workspace: Workspace) -> None:
     assert wanted["train"] == 1
 
 
-@whole_studies
 def test_a_deleted_record_and_a_broken_chunk(workspace: Workspace) -> None:
     record = next((workspace.results / "state" / "tissue" / "jobs").iterdir())
     body = record.read_bytes()
@@ -230,7 +225,6 @@ def _edit_annotation(workspace: Workspace) -> None:
     shutil.copy(_image(workspace, "slide_02", "instances"), _image(workspace, "slide_01", "instances"))
 
 
-@whole_studies
 @pytest.mark.parametrize("edit", [_replace_slide, _edit_annotation])
 def test_a_replaced_file_runs_the_jobs_of_its_slide(workspace: Workspace, edit: Callable[[Workspace], None]) -> None:
     edit(workspace)
@@ -239,7 +233,6 @@ def test_a_replaced_file_runs_the_jobs_of_its_slide(workspace: Workspace, edit: 
     assert "splits" not in wanted
 
 
-@whole_studies
 def test_touched_slides_compute_nothing(workspace: Workspace) -> None:
     state = workspace.results / "state" / "facts"
     records = {path: path.read_bytes() for path in (state / "jobs").iterdir()}
@@ -254,7 +247,6 @@ def test_touched_slides_compute_nothing(workspace: Workspace) -> None:
     assert _would_run(workspace) == {}, "so the wave ends at the headers"
 
 
-@whole_studies
 def test_a_new_and_a_removed_slide(workspace: Workspace) -> None:
     sheet = Path(workspace.config()["slides"])
     text = sheet.read_text()

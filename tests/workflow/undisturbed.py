@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
-import pytest
 import yaml
 
 from .conftest import Workspace
 
-#: For tests that run studies from beginning to end, several times.
-whole_studies = pytest.mark.skipif(
-    not (os.environ.get("SLIDELOOM_SLOW") or os.environ.get("SLIDELOOM_SOAK")),
-    reason="runs whole studies, for minutes; set SLIDELOOM_SLOW=1",
-)
 #: The slide that cannot be read.
 BROKEN = "slide_03"
 #: What tells of a run, not of the study: logs, benchmarks, what is drawn or gathered from them, what was remembered of

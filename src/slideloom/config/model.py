@@ -271,9 +271,9 @@ class ExperimentConfig(Strict):
 class JobsConfig(Strict):
     """How slides are gathered into jobs. Changes no result."""
 
-    slides_per_job: Count = Field(16, description="Slides that one job works through at most.")
+    slides_per_job: Count = Field(32, description="Slides that one job works through at most.")
     gb_per_job: Positive = Field(
-        64.0,
+        128.0,
         description="Size of the image files that one job works through at most, 10⁹ bytes; a larger slide has a job "
         "of its own.",
     )
