@@ -9,22 +9,30 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-__all__ = ["ConfigError", "Problem", "SlideError", "SlideloomError"]
+__all__ = ["ConfigError", "Problem", "SlideError", "SlideloomError", "printable"]
 
 #: Characters of a part of a message, so that the whole stays on one screen whatever a file holds.
 _MOST_CHARACTERS = 600
 
 
-def _readable(text: str, most: int = _MOST_CHARACTERS) -> str:
-    """Text from anywhere as a terminal, a log and a table can show it: no control or direction marks, no endless names.
+def printable(text: str) -> str:
+    r"""Text from anywhere as a terminal, a log and a table can show it: no control or direction marks.
 
-    What :func:`repr` escapes is escaped, but for line ends.
+    What :func:`repr` escapes is escaped, but for line ends and tabs.
+
+    Examples
+    --------
+    >>> print(printable("DAPI\x1b[2J"))
+    DAPI\x1b[2J
     """
-    if len(text) > most:
-        text = f"{text[: most * 2 // 3]} […] {text[-most // 3 :]}"
     if text.isprintable():
         return text
-    return "".join(one if one == "\n" or one.isprintable() else ascii(one)[1:-1] for one in text)
+    return "".join(one if one in "\n\t" or one.isprintable() else ascii(one)[1:-1] for one in text)
+
+
+def _readable(text: str, most: int = _MOST_CHARACTERS) -> str:
+    """Printable text of bounded length, whatever a file holds."""
+    return printable(text if len(text) <= most else f"{text[: most * 2 // 3]} […] {text[-most // 3 :]}")
 
 
 class SlideloomError(Exception):

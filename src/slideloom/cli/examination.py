@@ -11,9 +11,10 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from slideloom.cli.screens import indented, plain_table, print_list, visible
+from slideloom.cli.screens import indented, plain_table, print_list
 from slideloom.cli.slide_report import Fault, ImageReport, SlideReport
 from slideloom.cli.surroundings import Finding, State
+from slideloom.errors import printable
 
 __all__ = ["print_examination", "print_findings"]
 
@@ -56,7 +57,7 @@ def print_examination(reports: Sequence[SlideReport], screen: Console) -> None:
         for warning in report.warnings:
             # Of warnings that differ by a number only, the first stands for all.
             holders.setdefault(_NUMBER.sub("#", warning), (warning, []))[1].append(report.slide_id)
-    notes = [visible(f"{_slides(slides)}: {text}") for text, slides in holders.values()]
+    notes = [printable(f"{_slides(slides)}: {text}") for text, slides in holders.values()]
     if len(notes) > _NOTES:
         notes = [*notes[:_NOTES], f"and {len(notes) - _NOTES} more; --table writes all of them"]
     print_list("Worth knowing", notes, screen)
@@ -72,10 +73,10 @@ def print_findings(found: Sequence[Finding], screen: Console) -> None:
     topic = ""
     for one in found:
         grid.add_row(
-            "" if one.topic == topic else f"  {escape(one.topic)}", _STATES[one.state], Text(visible(one.text))
+            "" if one.topic == topic else f"  {escape(one.topic)}", _STATES[one.state], Text(printable(one.text))
         )
         if one.hint:
-            grid.add_row("", "", Text(visible(f"→ {one.hint}"), style="dim"))
+            grid.add_row("", "", Text(printable(f"→ {one.hint}"), style="dim"))
         topic = one.topic
     screen.print(grid)
 
@@ -144,9 +145,9 @@ def _print_faults(reports: Sequence[SlideReport], screen: Console) -> None:
         told = held if few or len(held) == _TOLD + 1 else held[:_TOLD]
         for report, fault in told:
             screen.print(f"  [bold]{escape(_line(report.slide_id))}[/]  [red]{escape(code)}[/]")
-            screen.print(indented(visible(fault.message), 4))
+            screen.print(indented(printable(fault.message), 4))
             if fault.hint:
-                screen.print(indented(visible(f"→ {fault.hint}"), 4, "dim"))
+                screen.print(indented(printable(f"→ {fault.hint}"), 4, "dim"))
         if others := [report.slide_id for report, _ in held[len(told) :]]:
             named = ", ".join(others[:_NAMED]) + (", …" if len(others) > _NAMED else "")
             screen.print(f"  [bold]{len(others)} more[/]  [red]{escape(code)}[/]")
@@ -155,7 +156,7 @@ def _print_faults(reports: Sequence[SlideReport], screen: Console) -> None:
 
 def _line(text: str) -> str:
     """Text of a cell, which has one line."""
-    return visible(text.replace("\n", "\\n"))
+    return printable(text.replace("\n", "\\n"))
 
 
 def _slides(slides: Sequence[str]) -> str:

@@ -20,7 +20,7 @@ from slideloom.slides.study import Study
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["console", "indented", "plain_table", "print_error", "print_frame", "print_list", "print_study", "visible"]
+__all__ = ["console", "indented", "plain_table", "print_error", "print_frame", "print_list", "print_study"]
 
 _PIPE_WIDTH = 160
 
@@ -43,19 +43,6 @@ def print_error(error: SlideloomError, screen: Console) -> None:
     for number, problem in enumerate(error.problems, 1):
         _print_problem(number, problem, screen, len(str(count)))
     screen.print(f"\n[bold red]{count} {'mistake' if count == 1 else 'mistakes'}[/]; nothing was run.")
-
-
-def visible(text: str) -> str:
-    r"""Text from a file as a terminal can show it: what would steer the terminal is written as an escape.
-
-    Examples
-    --------
-    >>> print(visible("DAPI\x1b[2J"))
-    DAPI\x1b[2J
-    """
-    if text.isprintable():
-        return text
-    return "".join(one if one == "\n" or one.isprintable() else ascii(one)[1:-1] for one in text)
 
 
 def plain_table() -> Table:
