@@ -77,11 +77,7 @@ class Workspace:
         counts = {}
         for line in screen.splitlines():
             words = line.split()
-            if (
-                len(words) == 2
-                and words[0] in (*RULES, "train_live", "bands", "exports", "imported")
-                and words[1].isdigit()
-            ):
+            if len(words) == 2 and words[0] in (*RULES, *OTHER_RULES) and words[1].isdigit():
                 counts[words[0]] = int(words[1])
         assert counts or "Nothing to be done" in screen
         return counts
