@@ -108,6 +108,7 @@ def disturbed(cluster: dict[str, str], run: ClusterRun, tmp_path_factory: pytest
             subprocess.run([TOOL, "restart-node"], env=cluster, check=True)
         # Slurm lets a job that was lost with its node wait for two minutes.
         _until(lambda: any(job.restarts and job.state == "PENDING" for job in slurm_jobs(cluster)), running)
+        time.sleep(3.0)  # in the second of its loss, a job's credential is still revoked
         for job in slurm_jobs(cluster):
             if job.state == "PENDING":
                 release = ["scontrol", "update", f"JobId={job.number}", "StartTime=now"]

@@ -160,7 +160,9 @@ class TestOnSlurm:
     def test_a_node_that_is_killed_twice_changes_no_result(self, run: ClusterRun, disturbed: ClusterRun) -> None:
         assert disturbed.done.returncode == 0, disturbed.done.stdout[-4000:] + disturbed.done.stderr[-8000:]
         assert re.search(r"^total +0$", disturbed.again.stdout + disturbed.again.stderr, re.MULTILINE)
-        assert {job.state for job in disturbed.jobs} == {"COMPLETED"}
+        # Slurm starts a lost job again; one that it gives up, Snakemake submits again.
+        last = {job.rule: job.state for job in disturbed.jobs}
+        assert set(last.values()) == {"COMPLETED"}, last
         assert sum(job.restarts for job in disturbed.jobs) >= 1, "the job that ran when the power was cut"
         ended, whole = (content(one.folder / "results") for one in (disturbed, run))
         assert {name.split("/")[0] for name in ended} >= {"slides", "patches", "embeddings", "state"}
