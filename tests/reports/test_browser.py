@@ -156,14 +156,16 @@ def test_ids_are_unique_and_links_lead_to_what_is_shown(kind: str, pages: Pages,
 
 
 def test_a_page_that_loads_something_would_be_found_out(pages: Pages, browser: Browser, tmp_path: Path) -> None:
-    """The browser's own account, tried: a picture from elsewhere is refused, and said on the console."""
+    """The browser's own account, tried: a picture from elsewhere and a script that is not the page's are refused."""
     page = tmp_path / "report.html"
     text = pages["one"].read_text(encoding="utf-8")
     outside = "<img src='https://example.org/a.png'><script>undefined_name()</script></body>"
     page.write_text(text.replace("</body>", outside), encoding="utf-8")
     with browser.open(page) as tab:
-        assert any("Content Security Policy" in problem for problem in tab.problems)
-        assert any("undefined_name is not defined" in problem for problem in tab.problems)
+        told = [problem for problem in tab.problems if "Content Security Policy" in problem]
+        assert any("inline script" in problem for problem in told), tab.problems
+        assert any("img-src" in problem for problem in told), tab.problems
+        assert not any("undefined_name is not defined" in problem for problem in tab.problems), "it ran"
         assert any("example.org" in request for request in tab.requests)
 
 

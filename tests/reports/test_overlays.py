@@ -18,6 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jinja2 import DictLoader, Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 from PIL import Image
 
 from slideloom.artefacts.files import write_json
@@ -60,10 +61,11 @@ def section(pictures: Pictures, classes: Any) -> str:
     macros = {"macros.html.j2": "{% macro tag(name) %}{{ name }}{% endmacro %}"}
     loader = FileSystemLoader(TEMPLATE.parent)
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    names = ("pictures.html.j2", "pictures.css.j2", "pictures.js.j2")
+    names = ("pictures.html.j2", "pictures.css.j2")
     environment.loader = DictLoader(macros | {name: loader.get_source(environment, name)[0] for name in names})
     told = [(i, name, "#123456") for i, name in zip(classes.ids, classes.names, strict=True)]
-    return environment.get_template("pictures.html.j2").render(overlays=pictures, classes=told)
+    scripts = {"pictures": Markup((TEMPLATE.parent / "pictures.js.j2").read_text(encoding="utf-8"))}
+    return environment.get_template("pictures.html.j2").render(overlays=pictures, classes=told, scripts=scripts)
 
 
 def whole(source: OverlaySource, size: tuple[int, int], **more: Any) -> Place:
