@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Literal
 
 from slideloom.errors import SlideloomError
 
-__all__ = ["Answer", "Cells", "Kind", "check_shape"]
+__all__ = ["Answer", "Cells", "Kind", "check_shape", "peak_mb"]
 
 #: ``refused``: nothing is run. ``failed``: the slide fails alone, with a reason code. ``warned``: the slide runs, and a
 #: warning is recorded. ``accepted``: the slide runs as any other.
@@ -79,3 +80,13 @@ def check_shape(error: SlideloomError, *, names: tuple[str, ...] = ()) -> None:
     assert "object at 0x" not in text
     assert len(text.splitlines()) <= _SCREEN_LINES
     assert len(text) <= _SCREEN_CHARACTERS, f"it fits a screen: {len(text)} characters"
+
+
+def peak_mb() -> float:
+    """Most memory that this process has held, MB; read from Linux's ``/proc``.
+
+    Not ``ru_maxrss``: that of a child begins at what its parent held when it was started.
+    """
+    found = re.search(r"VmHWM:\s+([0-9]+) kB", Path("/proc/self/status").read_text())
+    assert found
+    return int(found[1]) / 1024

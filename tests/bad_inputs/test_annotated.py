@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import resource
 import subprocess
 import sys
 import time
@@ -24,7 +23,7 @@ from slideloom.slides.study import study_from_mapping
 from slideloom.slides.tables import ClassTable, MarkerTable
 from slideloom.slides.tissue import write_tissue
 from tests.bad_inputs.annotated import KINDS
-from tests.bad_inputs.kinds import Kind, check_shape
+from tests.bad_inputs.kinds import Kind, check_shape, peak_mb
 from tests.bad_inputs.scene import CLASS_NAMES, MPP_UM, labels, tell
 
 CLASSES = ClassTable((1, 2, 3), CLASS_NAMES, ((9, 9, 9),) * 3)
@@ -140,7 +139,7 @@ def _take_hostile(root: Path) -> None:
             stage, error, warnings = take(row, root / kind.name, patches)
             assert error is not None, (kind.name, stage, warnings)
             print(f"{kind.name} {time.process_time() - start:.3f}")
-    print(f"peak_mb {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f}")
+    print(f"peak_mb {peak_mb():.0f}")
 
 
 if __name__ == "__main__":

@@ -144,6 +144,7 @@ _CHILD = """
 import re, sys, time
 from pathlib import Path
 from tests.bad_inputs.hostile import HOSTILE
+from tests.bad_inputs.kinds import peak_mb
 from tests.bad_inputs.test_damaged import row_of, run
 folder = Path(sys.argv[1])
 for kind in HOSTILE:
@@ -152,9 +153,7 @@ for kind in HOSTILE:
     row = row_of({"he": next(path.name for path in data.iterdir()), "mpp_um": "0.5"}, data)
     start = time.perf_counter()
     stage, told, _ = run(row, data, out)
-    # Not ru_maxrss, which begins at what the parent had when it started this process.
-    peak_mb = int(re.search(r"VmHWM:\\s+([0-9]+) kB", Path("/proc/self/status").read_text())[1]) / 1024
-    print(kind.name, stage, getattr(told, "code", "none"), f"{time.perf_counter() - start:.2f}", f"{peak_mb:.0f}")
+    print(kind.name, stage, getattr(told, "code", "none"), f"{time.perf_counter() - start:.2f}", f"{peak_mb():.0f}")
 """
 
 

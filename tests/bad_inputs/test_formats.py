@@ -192,8 +192,9 @@ def test_values_that_are_no_numbers_count_in_tissue_only(inside: bool, tmp_path:
 
 
 _CHILD = """
-import resource, sys, time
+import sys, time
 from pathlib import Path
+from tests.bad_inputs.kinds import peak_mb
 from slideloom.errors import SlideError
 from slideloom.slides.open import open_image
 from slideloom.slides.source import Source
@@ -204,8 +205,7 @@ for place in sorted(Path(sys.argv[1]).iterdir()):
         told = "opened"
     except SlideError as error:
         told = error.code
-    peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(place.name, told, f"{time.perf_counter() - start:.2f}", f"{peak_mb:.0f}")
+    print(place.name, told, f"{time.perf_counter() - start:.2f}", f"{peak_mb():.0f}")
 """
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from slideloom.errors import ConfigError, SlideloomError
+from tests.bad_inputs.kinds import peak_mb
 
 from .targets import TARGETS, Refusals
 
@@ -67,7 +68,7 @@ class Watch:
                 assert not (wrong := self.run(name, seed)), f"{name}: a sound file: {wrong}"
         self.counts.clear()
         self.slowest_s = 0.0
-        self._base_mb = _peak_mb()
+        self._base_mb = peak_mb()
         used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (used + 2 * MOST_MB * 10**6,) * 2)
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -81,7 +82,7 @@ class Watch:
     @property
     def grown_mb(self) -> float:
         """How far the peak of the process's memory has risen since the sound files were read, MB."""
-        return _peak_mb() - self._base_mb
+        return peak_mb() - self._base_mb
 
     def run(self, name: str, data: bytes) -> str:
         """Run a case.
@@ -103,7 +104,7 @@ class Watch:
         place.mkdir()
         os.chdir(place)
         self._trespasses.clear()
-        grown_mb, start = _peak_mb(), time.perf_counter()
+        grown_mb, start = peak_mb(), time.perf_counter()
         wrong, outcome = "", "accepted"
         self._watched = True
         try:
@@ -116,7 +117,7 @@ class Watch:
             wrong = "".join(traceback.format_exception(error))[-6000:]
         finally:
             self._watched = False
-        seconds, grown_mb = time.perf_counter() - start, _peak_mb() - grown_mb
+        seconds, grown_mb = time.perf_counter() - start, peak_mb() - grown_mb
         if seconds > MOST_S:
             wrong += f"\nit took {seconds:.1f} s"
         if grown_mb > MOST_MB:
@@ -146,10 +147,6 @@ class Watch:
     def _inside(self, path: str | bytes | os.PathLike[Any]) -> bool:
         name = os.fsdecode(path)
         return name == os.devnull or Path(os.path.realpath(name)).is_relative_to(self._folder)
-
-
-def _peak_mb() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def _badly_told(error: SlideloomError) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import stat
 from pathlib import Path
 
@@ -55,8 +57,12 @@ def absence(path: Path) -> str:
     try:
         path.stat()
     except FileNotFoundError:
+        if path.is_symlink():
+            return f"is a link to {quoted(os.readlink(path))}, which does not exist"
         return "does not exist"
     except OSError as error:
+        if error.errno == errno.ELOOP:
+            return "is a link that leads in a circle"
         return f"cannot be reached: {error.strerror or error}"
     except ValueError as error:  # a NUL in the name
         return f"cannot be a path: {error}"
