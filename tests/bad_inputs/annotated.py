@@ -203,7 +203,7 @@ _FILES = (
     _other("empty_labels", "annotation of 0 bytes", _raw("nuclei.png", b"")),
     _other("text_labels", "text called .png", _raw("nuclei.png", b"see the other folder\n")),
     _other("folder_labels", "a folder in place of the annotation", _folder),
-    _other("link_loop_labels", "links that lead to one another", _link_loop),
+    _other("link_loop_labels", "links that lead to one another", _link_loop, "refused", "", stage="", says="circle"),
     _other("cut_labels", "PNG cut in the middle", _cut_png, stage="targets"),
     _other("matlab_labels", "MATLAB file", _raw("nuclei.mat", _MAT), says="scipy.io.loadmat"),
     _other("table_as_labels", "class table in the column instances", _raw("nuclei.csv", b"id,class\n1,tumour\n"),

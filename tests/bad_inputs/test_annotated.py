@@ -98,7 +98,7 @@ def test_what_the_sheet_shows_is_refused(kind: Kind, tmp_path: Path) -> None:
     (tmp_path / "slides.tsv").write_text("\t".join(cells) + "\n" + "\t".join(cells.values()) + "\n")
     rows = "".join(f"{number}\t{name}\t#808080\n" for number, name in enumerate(CLASS_NAMES, 1))
     (tmp_path / "classes.tsv").write_text("id\tname\tcolour\n" + rows)
-    config = {"study": "s", "slides": "slides.tsv", "classes": "classes.tsv"}
+    config = {"study": "s", "slides": "slides.tsv", "classes": "classes.tsv", "data_root": str(tmp_path)}
     config |= {"grids": {"he": {"image": "he", "tile_px": 96}}}
     with pytest.raises(ConfigError) as caught:
         study_from_mapping(config, tmp_path)

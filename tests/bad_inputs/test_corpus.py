@@ -89,7 +89,7 @@ def _run(folder: Path, *, bad: bool) -> None:
         "grids": {"he64": {"image": "he"} | grid, "sp64": {"image": "sp"} | grid},
         "encoders": {
             "vit": {"model": "timm/test_vit", "grid": "he64", "random": 0},
-            "mean": {"model": "mean_marker", "grid": "sp64", "statistics": "panel", "markers": list(NAMES[:1])},
+            "mean": {"model": "mean_marker", "grid": "sp64", "statistics": "panel", "markers": [MARKERS[0][1]]},
         },
         # Bad panels are read as far as their patches: whether an encoder finds its markers there is another question.
         "splits": {"all": {"scheme": "column"}, "panel": {"scheme": "column", "platforms": ["good"]}},
@@ -140,11 +140,13 @@ def test_every_kind_fails_with_its_code_or_does_not_fail(whole: Workspace) -> No
     failures = _table(whole, "failures")
     assert not failures["slide_id"].isna().any()
     told = {row.slide_id: (row.stage, row.reason_code) for row in failures.itertuples()}
-    assert told == {kind.name: (kind.stage, kind.code) for kind in SLIDES if kind.answer == "failed"}
+    declared = {kind.name: (kind.stage, kind.code) for kind in SLIDES if kind.answer == "failed"}
+    # A panel without a nuclear marker is read as any other; this study's encoder asks for one.
+    assert told == declared | {"sp_no_nuclear": ("embeddings", "missing_marker")}
     assert (failures["hint"].str.len() > 10).all()
     assert not failures["message"].str.contains("Traceback|object at 0x").any()
     for kind in SLIDES:
-        if kind.answer == "failed":
+        if kind.answer == "failed" and kind.says:
             message = failures.set_index("slide_id").loc[kind.name]
             assert re.search(kind.says, f"{message['message']} {message['hint']}", re.DOTALL), kind.name
 
@@ -167,7 +169,7 @@ def test_good_slides_have_the_figures_that_they_have_without_the_bad_ones(whole:
         beside, without = (_table(one, name) for one in (whole, alone))
         good = beside[beside["slide_id"].str.startswith("good_")].reset_index(drop=True)
         assert len(without) > 0
-        pd.testing.assert_frame_equal(good, without)
+        pd.testing.assert_frame_equal(good, without, check_dtype=False)  # counts beside a null are floats in pandas
     for one in sorted((alone.results / "models").rglob("decoder.safetensors")):
         assert one.read_bytes() == (whole.results / one.relative_to(alone.results)).read_bytes()
     assert _table(alone, "failures").empty
