@@ -163,6 +163,7 @@ class TestOnSlurm:
         # Slurm starts a lost job again; one that it gives up, Snakemake submits again.
         last = {job.rule: job.state for job in disturbed.jobs}
         assert set(last.values()) == {"COMPLETED"}, last
+        assert all(job.restarts for job in disturbed.jobs if job.state != "COMPLETED"), "others were lost"
         assert sum(job.restarts for job in disturbed.jobs) >= 1, "the job that ran when the power was cut"
         ended, whole = (content(one.folder / "results") for one in (disturbed, run))
         assert {name.split("/")[0] for name in ended} >= {"slides", "patches", "embeddings", "state"}

@@ -109,6 +109,13 @@ def test_a_slide_weighs_what_its_images_take(tmp_path: Path) -> None:
     assert load_of([], weights) == Load(0, 0.0, 0.0)
 
 
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"attributes": [1]}', "[" * 100_000, '{"attributes": {"ome": 3}}'])
+def test_a_folder_of_nonsense_stops_no_plan(text: str, tmp_path: Path) -> None:
+    (tmp_path / "odd.zarr").mkdir()
+    (tmp_path / "odd.zarr" / "zarr.json").write_text(text)
+    assert weigh_slides([SlideRow("odd", sp="odd.zarr")], tmp_path) == {"odd": 0}
+
+
 def test_finished_slides_of_a_bin_that_splits_are_kept(tmp_path: Path) -> None:
     weights = {f"slide_{k}": GB for k in range(4)}
     paths = Paths(tmp_path)
