@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
 from slideloom.config.model import DecoderConfig
 from slideloom.decoders.attention import MaskedAttention
-from slideloom.decoders.cellvit import build_decoder
+from slideloom.decoders.build import build_decoder
 
 #: Side times window above which scores are not written down: 256 times 256 are 32 GiB.
 _MOST_WRITTEN = 128 * 128

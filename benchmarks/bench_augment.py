@@ -26,7 +26,7 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
 from slideloom.config.model import AugmentationConfig, DecoderConfig, Head
-from slideloom.decoders.cellvit import build_decoder
+from slideloom.decoders.build import build_decoder
 from slideloom.training.appearance import apply_appearance, draw_appearance, leave_out
 from slideloom.training.symmetry import draw_symmetries, transform_batch, transform_targets
 

@@ -22,7 +22,8 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
 from slideloom.config.model import DecoderConfig, Head
-from slideloom.decoders.cellvit import CellViTDecoder, build_decoder
+from slideloom.decoders.build import build_decoder
+from slideloom.decoders.cellvit import CellViTDecoder
 
 HEADS: tuple[Head, ...] = ("nucleus", "hv", "classes")
 BRANCHES = ("nuclei_binary_map_decoder", "hv_map_decoder", "nuclei_type_maps_decoder")

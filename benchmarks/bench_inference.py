@@ -31,7 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
 from slideloom.config.model import DecoderConfig, EncoderConfig, GridConfig, NormalisationConfig, TissueConfig
 from slideloom.decoders.base import Decoder
-from slideloom.decoders.cellvit import build_decoder
+from slideloom.decoders.build import build_decoder
 from slideloom.encoders.base import Encoder
 from slideloom.encoders.embedding.embed import embed_slide
 from slideloom.encoders.embedding.store import EmbeddingStore

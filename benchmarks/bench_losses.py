@@ -24,7 +24,7 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
 from slideloom.config.learning import DecoderConfig, Head, HeadLossConfig, LossConfig
-from slideloom.decoders.cellvit import build_decoder
+from slideloom.decoders.build import build_decoder
 from slideloom.training.data import Batch, PatchData
 from slideloom.training.scores import PooledScores
 from slideloom.training.stored import Needs, SlideData, open_slides

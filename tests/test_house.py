@@ -14,8 +14,8 @@ from slideloom.artefacts import keys
 REPOSITORY = Path(__file__).resolve().parents[1]
 PACKAGE = REPOSITORY / "src" / "slideloom"
 ORDER = [
-    "_version", "errors", "config", "artefacts", "slides", "patches", "encoders", "decoders", "training", "inference",
-    "instances", "metrics", "reports", "workflow", "demo", "cli",
+    "_version", "errors", "config", "artefacts", "slides", "patches", "encoders", "adapters", "decoders", "training",
+    "inference", "instances", "metrics", "reports", "workflow", "demo", "cli",
 ]  # fmt: skip
 MODULES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))
 

@@ -16,7 +16,7 @@ from slideloom.cli.disk_estimate import Share, _sizes, estimate
 from slideloom.cli.examine import examine
 from slideloom.cli.slide_report import ImageReport, SlideReport
 from slideloom.config.catalogue import CATALOGUE, find_entry
-from slideloom.decoders.cellvit import build_decoder
+from slideloom.decoders.build import build_decoder
 from slideloom.demo.cohort import write_cohort
 from slideloom.encoders.embedding.store import token_arrays
 from slideloom.encoders.embedding.token_writer import SlideWriter

@@ -16,7 +16,8 @@ from torch.nn import functional
 
 from slideloom.config.model import DecoderConfig, Head
 from slideloom.decoders.blocks import scaled_channels
-from slideloom.decoders.cellvit import HEADS, CellViTDecoder, build_decoder, decoder_from_recipe, expand_blocks
+from slideloom.decoders.build import build_decoder, decoder_from_recipe
+from slideloom.decoders.cellvit import HEADS, CellViTDecoder, expand_blocks
 from slideloom.errors import SlideloomError
 
 CELLVIT: tuple[Head, ...] = ("nucleus", "hv", "classes")

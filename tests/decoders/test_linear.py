@@ -13,7 +13,8 @@ from torch.nn import functional
 
 from slideloom.config.model import DecoderConfig
 from slideloom.decoders.base import HEADS
-from slideloom.decoders.cellvit import build_decoder, decoder_from_recipe, expand_blocks
+from slideloom.decoders.build import build_decoder, decoder_from_recipe
+from slideloom.decoders.cellvit import expand_blocks
 from slideloom.decoders.linear import LinearDecoder
 from slideloom.errors import SlideloomError
 

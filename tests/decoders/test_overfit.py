@@ -16,7 +16,7 @@ from torch import Tensor
 
 from slideloom.config.model import DecoderConfig, Head, LossConfig
 from slideloom.decoders.base import HEADS, Decoder
-from slideloom.decoders.cellvit import build_decoder
+from slideloom.decoders.build import build_decoder
 from slideloom.training.terms import total_loss
 
 LOSS = LossConfig(cross_entropy=1, dice=1, focal_tversky=0, hv_mse=10, hv_msge=0, boundary=1)

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from slideloom.config.model import DecoderConfig, Head
 from slideloom.decoders.attention import GlobalContext, MaskedAttention
 from slideloom.decoders.base import HEADS
-from slideloom.decoders.cellvit import CellViTDecoder, build_decoder, decoder_from_recipe
+from slideloom.decoders.build import build_decoder, decoder_from_recipe
+from slideloom.decoders.cellvit import CellViTDecoder
 from slideloom.errors import SlideloomError
 
 everywhere = pytest.mark.parametrize("patch_px", [8, 16, 14])

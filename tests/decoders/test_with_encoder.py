@@ -8,7 +8,8 @@ import torch
 from tests.cellvit_recipe import golden, image, key_list, models, weights
 
 from slideloom.config.model import DecoderConfig
-from slideloom.decoders.cellvit import build_decoder, expand_blocks
+from slideloom.decoders.build import build_decoder
+from slideloom.decoders.cellvit import expand_blocks
 from slideloom.encoders.base import EncoderSpec
 from slideloom.encoders.timm_models.torchvision_guard import ensure_torchvision
 from slideloom.encoders.timm_models.vit import TimmViT

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from slideloom.config.model import DecoderConfig, EncoderConfig, GridConfig, NormalisationConfig, TissueConfig
-from slideloom.decoders.cellvit import CellViTDecoder, build_decoder
+from slideloom.decoders.build import build_decoder
+from slideloom.decoders.cellvit import CellViTDecoder
 from slideloom.encoders.base import Encoder
 from slideloom.encoders.embedding.embed import embed_slide
 from slideloom.encoders.embedding.store import EmbeddingStore

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from slideloom.artefacts.zarrio import read_array, read_attributes
 from slideloom.config.model import DecoderConfig
-from slideloom.decoders.cellvit import CellViTDecoder, build_decoder, expand_blocks
+from slideloom.decoders.build import build_decoder
+from slideloom.decoders.cellvit import CellViTDecoder, expand_blocks
 from slideloom.inference.predict import predict_slide
 from slideloom.inference.tiles import RawTiles, TileSource, joined, normalised
 

@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from slideloom.config.model import DecoderConfig, EncoderConfig, GridConfig, NormalisationConfig
-from slideloom.decoders.cellvit import build_decoder, expand_blocks
+from slideloom.decoders.build import build_decoder
+from slideloom.decoders.cellvit import expand_blocks
 from slideloom.encoders.embedding.embed import embed_slide
 from slideloom.encoders.embedding.store import EmbeddingStore
 from slideloom.encoders.fused import open_tokens

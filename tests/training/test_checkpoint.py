@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from slideloom.config.model import DecoderConfig, EncoderConfig
-from slideloom.decoders.cellvit import CellViTDecoder, build_decoder
+from slideloom.decoders.build import build_decoder
+from slideloom.decoders.cellvit import CellViTDecoder
 from slideloom.encoders.base import Encoder
 from slideloom.encoders.fit import marker_panel
 from slideloom.encoders.registry import build_encoder

@@ -27,7 +27,7 @@ from slideloom.config.model import (
     NormalisationConfig,
     TissueConfig,
 )
-from slideloom.decoders.cellvit import build_decoder
+from slideloom.decoders.build import build_decoder
 from slideloom.encoders.base import encoder_record
 from slideloom.encoders.embedding.embed import embed_slide
 from slideloom.encoders.registry import build_encoder

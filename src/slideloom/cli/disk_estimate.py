@@ -31,7 +31,16 @@ _BLOCKS = 4
 #: Of compressed arrays: what is left of a byte. Counts; targets (of 8 bytes a pixel); maps, by head, a pixel; labels.
 _COUNTS = 0.5
 _TARGETS = 8 * 0.05
-_MAPS = {"nucleus": 0.55, "hv": 1.3, "classes": 0.7, "boundary": 0.55}
+_MAPS = {
+    "nucleus": 0.55,
+    "hv": 1.3,
+    "classes": 0.7,
+    "boundary": 0.55,
+    "distance": 0.55,
+    "three_class": 1.1,
+    "instanseg": 8.0,
+    "instanseg_cells": 8.0,
+}
 _NO_NUCLEUS_HEAD = 0.55
 _LABELS = 0.1
 #: A square micrometre of nuclei: their table, and for each of its markers; files for other programs.

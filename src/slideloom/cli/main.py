@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 from slideloom._version import __version__
+from slideloom.cli.data_set import SheetCommand, bring_in, check_layout
 from slideloom.errors import SlideloomError
 
 if TYPE_CHECKING:
@@ -85,18 +86,26 @@ def _options(
     """Options of every command."""
 
 
-@app.command()
+@app.command(cls=SheetCommand)
 def sheet(
     folder: Annotated[Path, typer.Argument(help="Folder of images; folders below it are searched, too.")],
     out: Annotated[Path | None, typer.Option(help="The sheet to write; printed when left out.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a sheet that is there.")] = False,
     layout: Annotated[
-        Literal["names", "auto", "orion_subset", "spora"],
-        typer.Option(help="How the folder is laid out; auto: looked up, by names when it is none of the others."),
+        str,
+        typer.Option(
+            metavar="LAYOUT",
+            callback=check_layout,
+            help="How the folder is laid out (see below); auto: looked up, by names when it is none of the others.",
+        ),
     ] = "names",
     mpp: Annotated[
         float | None, typer.Option(min=0.01, max=100, help="Pixel size of every image, µm, where files have none.")
     ] = None,
+    one_modality: Annotated[
+        bool,
+        typer.Option("--one-modality", help="With a layout: pictures stand in sp, too, as channels red, green, blue."),
+    ] = False,
 ) -> None:
     """Make a sheet from a folder of images.
 
@@ -104,7 +113,8 @@ def sheet(
     case7_labels.tif (also _instances) and case7_classes.csv its annotation. Look through the result, and add pixel
     sizes, patients, platforms and splits where they matter.
 
-    A data set in a known layout (--layout) also gives markers.tsv and classes.tsv, written beside the sheet.
+    A data set in a known layout (--layout) also gives markers.tsv and classes.tsv, written beside the sheet, and some
+    give cells.tsv (a sheet whose instances are whole cells) and files.tsv (the files that were used).
     """
     from dataclasses import replace
 
@@ -119,8 +129,11 @@ def sheet(
     looks_like = find_layout(folder)
     known = looks_like if layout == "auto" else None if layout == "names" else layout
     if known:
-        _bring_in(known, folder, out, force, mpp)
+        bring_in(known, folder, out, force=force, mpp_um=mpp, one_modality=one_modality)
         return
+    if one_modality:
+        what = "--one-modality writes markers, too, which names of files do not give"
+        raise SlideloomError(what, expected="a data set in a known layout", hint="Name it with --layout")
     if looks_like:
         typer.echo(f"note: this folder has the layout {looks_like}: --layout {looks_like} knows it better", err=True)
     found = discover(folder)
@@ -141,25 +154,6 @@ def sheet(
         typer.echo(f"note: {note}", err=True)
     where = f"in {out}; its paths start at its own folder" if out else f"found; the paths start at {folder}"
     typer.echo(f"{len(rows)} {'slide' if len(rows) == 1 else 'slides'} {where}.", err=True)
-
-
-def _bring_in(layout: str, folder: Path, out: Path | None, force: bool, mpp_um: float | None) -> None:
-    """Write sheet, tables and what else a data set in a known layout needs."""
-    from slideloom.cli.guards import check_sheet_place
-    from slideloom.slides.layouts.choose import read_data_set
-    from slideloom.slides.layouts.imported import table_paths, write_tables
-
-    if out is None:
-        what = f"the layout {layout} gives tables beside the sheet"
-        raise SlideloomError(what, expected="the option --out", hint="Give --out FOLDER/slides.tsv")
-    for path in table_paths(out).values():
-        check_sheet_place(path, force)
-    found = read_data_set(layout, folder, out.parent, mpp_um)
-    written = write_tables(found, out)
-    for note in found.notes:
-        typer.echo(f"note: {note}", err=True)
-    count = f"{len(found.rows)} {'slide' if len(found.rows) == 1 else 'slides'}"
-    typer.echo(f"{count} of the layout {layout} in {', '.join(map(str, written))}.", err=True)
 
 
 @app.command()

@@ -16,7 +16,7 @@ from slideloom.config.encoder_entries import ANY, ENTRIES
 from slideloom.config.encoder_entry import EncoderEntry, Family
 from slideloom.config.model import EncoderConfig, NormalisationConfig
 
-__all__ = ["CATALOGUE", "EncoderEntry", "Family", "complete", "find_entry", "nearest_entries"]
+__all__ = ["CATALOGUE", "EncoderEntry", "Family", "adapted", "complete", "find_entry", "nearest_entries"]
 
 _PATCH = re.compile(r"patch(\d+)")
 
@@ -64,6 +64,30 @@ def nearest_entries(model: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys([*near, *family])) or tuple(names)
 
 
+#: What an adapter reads, unless the encoder's config says otherwise: as InstanSeg and ChannelNet do.
+_ADAPTED = NormalisationConfig(scope="percentiles", clip="slide", clip_quantile=0.999, log1p=False)
+
+
+def adapted(config: EncoderConfig) -> EncoderConfig:
+    """The config of an encoder behind an adapter: the normalisation is of the channels that the adapter reads.
+
+    Parameters
+    ----------
+    config : EncoderConfig
+        As written.
+
+    Returns
+    -------
+    EncoderConfig
+        Without an open value; ``scope: percentiles`` where the config says nothing of normalisation.
+    """
+    given = config.normalisation.model_dump(exclude_unset=True, exclude_none=True)
+    settled = NormalisationConfig(**(_ADAPTED.model_dump() | given))
+    if settled.scope in ("slide", "percentiles"):
+        settled = settled.model_copy(update={"clip": "slide"})
+    return config.model_copy(update={"normalisation": settled})
+
+
 def complete(config: EncoderConfig) -> EncoderConfig:
     """An encoder's config with every normalisation that was left open settled as its weights expect.
 
@@ -83,6 +107,6 @@ def complete(config: EncoderConfig) -> EncoderConfig:
     own = entry.normalisation.model_dump()
     given = {name: value for name, value in config.normalisation.model_dump().items() if value is not None}
     settled = NormalisationConfig(**(own | given))
-    if settled.scope == "slide":
+    if settled.scope in ("slide", "percentiles"):
         settled = settled.model_copy(update={"clip": "slide"})
     return config.model_copy(update={"normalisation": settled})

@@ -112,6 +112,22 @@ _MARKERS = (
         normalisation=NormalisationConfig(scope="training", clip="training", clip_quantile=0.999, log1p=True),
         source="Slideloom",
     ),
+    EncoderEntry(
+        "mean_rgb",
+        "mean_marker",
+        "rgb",
+        "mean of red, green and blue in squares of patch_px (8 or 16): the baseline of RGB, and for networks that read "
+        "the image alone",
+        weights=False,
+        token_px=8,
+        free_token=True,
+        width=3,
+        depth=1,
+        params=0,
+        mean=_HALF[0],
+        std=_HALF[1],
+        source="Slideloom",
+    ),
     _virtues(
         "virtues",
         "VirTues of any published key scheme; sizes are read from the checkpoint",

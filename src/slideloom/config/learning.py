@@ -9,6 +9,7 @@ from pydantic import Field
 from slideloom.config.fields import Count, Fraction, Positive, Strict, Weight
 
 __all__ = [
+    "AdapterConfig",
     "AugmentationConfig",
     "DecoderConfig",
     "Head",
@@ -18,16 +19,45 @@ __all__ = [
     "TrainingConfig",
 ]
 
-Head = Literal["nucleus", "hv", "classes", "boundary"]
+Head = Literal["nucleus", "hv", "classes", "boundary", "distance", "three_class", "instanseg", "instanseg_cells"]
+
+
+class AdapterConfig(Strict):
+    """A trainable front that maps the channels of an image to those that a network reads."""
+
+    kind: Literal["channelnet", "channel_adapter"] = Field(
+        "channelnet",
+        description="channelnet: the same weights on every channel, which then exchange their largest values: any "
+        "number of channels in any order; channel_adapter: convolutions from a fixed number of channels.",
+    )
+    out_channels: Count = Field(3, description="Channels that it gives.")
+    aggregation: Literal["concat", "sum", "none"] = Field(
+        "concat",
+        description="How channels hear of each other (channelnet): the largest value beside a channel's own, added to "
+        "it, or (none: the ablated model) not before the last layer.",
+    )
+    widths: tuple[Count, Count, Count] = Field(
+        (8, 16, 32), description="Features at full, half and quarter resolution (channelnet)."
+    )
+    norm: Literal["batch", "instance", "none"] = Field("batch", description="Normalisation layers (channelnet).")
+    original: bool = Field(
+        False,
+        description="channelnet: channels that pad a batch of different panels count as the original program counts "
+        "them, as images of zeros; else they are left out.",
+    )
+    in_channels: Count = Field(
+        32, description="channel_adapter: channels that it reads; a panel with fewer is repeated until they are full."
+    )
 
 
 class DecoderConfig(Strict):
     """The CellViT decoder and its variants."""
 
-    kind: Literal["cellvit", "linear"] = Field(
+    kind: Literal["cellvit", "linear", "unet", "hovernet", "instanseg"] = Field(
         "cellvit",
         description="cellvit: convolutions from the tokens up; linear: one 1×1 convolution of the tokens, brought up "
-        "bilinearly, which shows what the tokens alone hold.",
+        "bilinearly, which shows what the tokens alone hold. Whole networks that read the image and no tokens: unet, "
+        "hovernet (Preact-ResNet50), instanseg (InstanSeg's U-Net).",
     )
     width: Annotated[float, Field(gt=0, le=4)] = Field(1.0, description="Multiplier of every channel count.")
     skips: bool = Field(True, description="Feed the encoder's intermediate blocks to the decoder.")
@@ -43,6 +73,24 @@ class DecoderConfig(Strict):
     attention_window_px: Annotated[int, Field(ge=2, le=64)] = Field(
         16, description="Side of the windows of masked_attention, pixels."
     )
+    backbone: str = Field("resnet34", description="unet: its encoder, by its name in segmentation_models_pytorch.")
+    mode: Literal["fast", "original"] = Field(
+        "fast", description="hovernet: kernels and padding of its fast (256 px in, 164 out) or original mode."
+    )
+    widths: tuple[Count, ...] = Field(
+        (32, 64, 128, 256), description="instanseg: features at each resolution, the finest first."
+    )
+    multihead: bool = Field(False, description="instanseg: one decoder for each group of outputs, not one for all.")
+
+    @property
+    def whole(self) -> bool:
+        """Whether it is a network of its own, which reads the image and no tokens."""
+        return self.kind in ("unet", "hovernet", "instanseg")
+
+    @property
+    def reads_image(self) -> bool:
+        """Whether it reads the image's values."""
+        return self.whole or (self.kind == "cellvit" and self.image_skip)
 
 
 class HeadLossConfig(Strict):
@@ -70,6 +118,20 @@ class LossConfig(Strict):
     hv_mse: Weight = Field(1.0, description="Mean squared error of the HV maps.")
     hv_msge: Weight = Field(0.1, description="Mean squared error of the HV maps' gradients, inside nuclei.")
     boundary: Weight = Field(1.0, description="Binary cross-entropy and Dice of the boundary head.")
+    distance: Weight = Field(1.0, description="Mean absolute error of the distance head.")
+    three_class: Weight = Field(1.0, description="Cross-entropy and Dice of the three_class head.")
+    instanseg_instance: Weight = Field(
+        1.5, description="InstanSeg's loss of instances: Lovász-hinge of the crops around seeds (head instanseg)."
+    )
+    instanseg_seed: Weight = Field(1.0, description="InstanSeg's loss of the seed map (head instanseg).")
+    instanseg_hot_start: Annotated[int, Field(ge=0)] = Field(
+        10,
+        description="Epochs in which InstanSeg's seeds learn by binary cross-entropy and its instances by Dice, before "
+        "the distance and Lovász-hinge.",
+    )
+    instanseg_seed_loss: Literal["l1_distance", "l2_distance", "binary", "distance_and_binary"] = Field(
+        "l1_distance", description="Loss of InstanSeg's seed map after the hot start."
+    )
     heads: dict[Literal["nucleus", "classes", "boundary"], HeadLossConfig] = Field(
         default_factory=dict, description="A head's own weights, which stand for all of those above."
     )

@@ -13,6 +13,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from slideloom.config.fields import Count, Fraction, Mpp, Name, Positive, Strict, Weight
 from slideloom.config.learning import (
+    AdapterConfig,
     AugmentationConfig,
     DecoderConfig,
     Head,
@@ -24,6 +25,7 @@ from slideloom.config.learning import (
 from slideloom.config.prediction import EvaluationConfig, ExportsConfig, InferenceConfig, InstancesConfig, Role
 
 __all__ = [
+    "AdapterConfig",
     "AugmentationConfig",
     "DecoderConfig",
     "EncoderConfig",
@@ -97,15 +99,16 @@ class GridConfig(Strict):
 class NormalisationConfig(Strict):
     """How raw channel intensities become network input."""
 
-    scope: Literal["training", "slide", "clip"] = Field(
+    scope: Literal["training", "slide", "clip", "percentiles"] = Field(
         "training",
         description="Mean and deviation of the training slides of a split, or of each slide itself; clip: no mean is "
-        "taken off, and the clipping point becomes 1.",
+        "taken off, and the clipping point becomes 1; percentiles: each slide's own clip_quantile becomes 1, the "
+        "quantile at the other end 0, and nothing is clipped.",
     )
     clip: Literal["training", "slide"] | None = Field(
         None,
         description="Whose quantile clips: one for all training slides, or each slide's own; as the encoder's weights "
-        "expect (VirTues: slide; mean_marker: training) when left out.",
+        "expect (VirTues: slide; mean_marker: training) when left out. Plays no part in scope: percentiles.",
     )
     clip_quantile: Annotated[float, Field(gt=0, le=1)] | None = Field(
         None,
@@ -219,12 +222,20 @@ class ExperimentConfig(Strict):
         "The encoder's checkpoint must be the same file.",
     )
     split: Name = Field(description="Name of an entry of splits.")
+    adapter: AdapterConfig | None = Field(
+        None,
+        description="A trainable front that maps any channels to those that the encoder, and the decoder's image skip, "
+        "read; needs training.input: live.",
+    )
     decoder: DecoderConfig = Field(DecoderConfig(), description="The decoder.")
     heads: list[Head] = Field(["nucleus", "hv", "classes"], min_length=1, description="Outputs of the decoder.")
     loss: LossConfig = Field(LossConfig(), description="Loss weights.")
     sampling: SamplingConfig = Field(SamplingConfig(), description="How often each patch is seen.")
     augmentation: AugmentationConfig = Field(AugmentationConfig(), description="Random changes of training patches.")
     training: TrainingConfig = Field(TrainingConfig(), description="Optimiser and loop.")
+    instances: InstancesConfig | None = Field(
+        None, description="Maps to nuclei of this experiment: keys given here stand for those of the study."
+    )
 
     @property
     def first_encoder(self) -> str:
@@ -314,3 +325,13 @@ class StudyConfig(Strict):
     exports: ExportsConfig = Field(ExportsConfig(), description="Nuclei to files for other programs.")
     evaluation: EvaluationConfig = Field(EvaluationConfig(), description="Nuclei to figures.")
     jobs: JobsConfig = Field(JobsConfig(), description="Slides to jobs.")
+
+    def instances_of(self, experiment: str) -> InstancesConfig:
+        """How maps of an experiment become nuclei: the study's keys, and over them its own."""
+        own = self.experiments[experiment].instances
+        if own is None:
+            return self.instances
+        common = self.instances.model_dump(exclude_unset=True)
+        given = own.model_dump(exclude_unset=True)
+        inner = common.get("instanseg", {}) | given.get("instanseg", {})
+        return InstancesConfig(**(common | given | ({"instanseg": inner} if inner else {})))

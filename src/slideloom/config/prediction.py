@@ -6,11 +6,12 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from slideloom.config.fields import AutoCount, Positive, Strict, Weight
+from slideloom.config.fields import AutoCount, Count, Positive, Strict, Weight
 
-__all__ = ["EvaluationConfig", "ExportsConfig", "InferenceConfig", "InstancesConfig", "Role"]
+__all__ = ["EvaluationConfig", "ExportsConfig", "InferenceConfig", "InstanSegConfig", "InstancesConfig", "Role"]
 
 Role = Literal["train", "val", "test", "infer"]
+InstanceMethod = Literal["auto", "hv_watershed", "boundary_watershed", "distance_watershed", "threshold", "instanseg"]
 
 
 class InferenceConfig(Strict):
@@ -43,15 +44,49 @@ class InferenceConfig(Strict):
     roles: list[Role] = Field(["val", "test", "infer"], min_length=1, description="Which slides are predicted.")
 
 
+class InstanSegConfig(Strict):
+    """How InstanSeg's maps become nuclei: seeds, and the pixels that each claims. Lengths in pixels of the grid."""
+
+    preset: Literal["torchscript", "python"] = Field(
+        "torchscript",
+        description="What every key below is when left out: torchscript: as the published models and QuPath have it; "
+        "python: as the training program judges its models.",
+    )
+    mask_threshold: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        None, description="Probability from which a seed claims a pixel (0.53)."
+    )
+    seed_threshold: Annotated[float, Field(ge=0, lt=1)] | None = Field(
+        None, description="Seed map above which there may be a seed (torchscript: 0.7; python: 0.5)."
+    )
+    peak_distance_px: Count | None = Field(
+        None, description="A seed is the highest within so many pixels (torchscript: 5; python: 4)."
+    )
+    overlap_threshold: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        None, description="IoU above which two seeds' claims are one nucleus (torchscript: 0.3; python: 0.5)."
+    )
+    window_px: Annotated[int, Field(ge=8, le=512)] | None = Field(
+        None, description="Side of the square around a seed in which it claims pixels (torchscript: 64; python: 128)."
+    )
+    cleanup: bool | None = Field(
+        None,
+        description="A seed keeps the piece of its claim that it lies in, holes filled (torchscript: true; python: "
+        "false).",
+    )
+    min_area_px: Annotated[int, Field(ge=0)] | None = Field(
+        None, description="Claims with no more pixels are dropped (torchscript: 0; python: 10)."
+    )
+
+
 class InstancesConfig(Strict):
     """From maps to nuclei. Areas and lengths are physical and scaled to each slide."""
 
-    method: Literal["auto", "hv_watershed", "boundary_watershed", "distance_watershed", "threshold"] = Field(
+    method: InstanceMethod = Field(
         "auto",
         description="hv_watershed: HoVer-Net's, on fixed scales; boundary_watershed: parted along the boundary map; "
-        "distance_watershed: parted at the necks of the nucleus map; threshold: connected components of the nucleus "
-        "map; auto: hv_watershed of experiments with the head hv, boundary_watershed of others with the head "
-        "boundary, threshold of the rest.",
+        "distance_watershed: parted at the necks of the nucleus map, or of the distance map of experiments with the "
+        "head distance; threshold: connected components of the nucleus map; instanseg: InstanSeg's seeds and what "
+        "they claim; auto: what the experiment's heads were made for: the first of instanseg, hv_watershed, "
+        "boundary_watershed (heads boundary, three_class), distance_watershed (head distance), else threshold.",
     )
     nucleus_threshold: Annotated[float, Field(gt=0, lt=1)] = Field(
         0.5, description="Nucleus probability of foreground."
@@ -68,6 +103,7 @@ class InstancesConfig(Strict):
     seed_distance_um: Positive = Field(
         2.0, description="Two nuclei of one component have middles at least this far apart, µm (distance_watershed)."
     )
+    instanseg: InstanSegConfig = Field(InstanSegConfig(), description="Of the method instanseg.")
     window_px: Annotated[int, Field(ge=64)] = Field(
         2048, description="Side of the windows a slide is worked in; changes memory and speed, no pixel."
     )

@@ -23,6 +23,10 @@ HEAD_MODULES: dict[Head, str] = {
     "hv": "hv_map_decoder",
     "classes": "nuclei_type_maps_decoder",
     "boundary": "boundary_map_decoder",
+    "distance": "distance_map_decoder",
+    "three_class": "three_class_map_decoder",
+    "instanseg": "instanseg_map_decoder",
+    "instanseg_cells": "instanseg_cells_map_decoder",
 }
 
 
@@ -40,8 +44,8 @@ class Decoder(nn.Module, ABC):
     ----------
     config : DecoderConfig
         Kind and variants.
-    heads : sequence of {"nucleus", "hv", "classes", "boundary"}
-        Which outputs; each once, any subset.
+    heads : sequence of str
+        Which outputs (:data:`HEADS`); each once, any subset.
     n_classes : int
         Classes including background.
     token_width : int
@@ -61,6 +65,8 @@ class Decoder(nn.Module, ABC):
         As above.
     patch_px : {8, 14, 16}
         As above.
+    reads_tokens : bool
+        Whether it reads tokens at all, or is a whole network that reads the image alone.
 
     Raises
     ------
@@ -68,6 +74,8 @@ class Decoder(nn.Module, ABC):
         Upsampling other than 8, 14 or 16, or one that does not fit the tokens' side; no head, or one twice; less than
         two classes for the class head; a regression without the nucleus head.
     """
+
+    reads_tokens: bool = True
 
     def __init__(
         self,
@@ -103,7 +111,16 @@ class Decoder(nn.Module, ABC):
     @property
     def head_channels(self) -> dict[Head, int]:
         """Output channels of every head that there can be."""
-        return {"nucleus": 4 if self.regression else 2, "hv": 2, "classes": self.n_classes, "boundary": 1}
+        return {
+            "nucleus": 4 if self.regression else 2,
+            "hv": 2,
+            "classes": self.n_classes,
+            "boundary": 1,
+            "distance": 1,
+            "three_class": 3,
+            "instanseg": 5,
+            "instanseg_cells": 5,
+        }
 
     @abstractmethod
     def last_layer(self, head: Head) -> str:
@@ -130,8 +147,10 @@ class Decoder(nn.Module, ABC):
         -------
         dict of str to Tensor
             Of the heads asked for: ``nucleus`` (n, 2, H, W) logits, background first; ``hv`` (n, 2, H, W), x then y;
-            ``classes`` (n, n_classes, H, W) logits; ``boundary`` (n, 1, H, W) logits. With ``regression`` also
-            ``regression`` (n, 2, H, W).
+            ``classes`` (n, n_classes, H, W) logits; ``boundary`` (n, 1, H, W) logits; ``distance`` (n, 1, H, W) logits
+            of a pixel's distance to its nucleus' outline, 1 in the middle; ``three_class`` (n, 3, H, W) logits of
+            background, interior and boundary; ``instanseg`` and, of whole cells, ``instanseg_cells`` (n, 5, H, W): x,
+            y, two spreads and the seed map, raw. With ``regression`` also ``regression`` (n, 2, H, W).
 
         Raises
         ------
@@ -140,7 +159,7 @@ class Decoder(nn.Module, ABC):
         """
 
     def recipe(self) -> dict[str, Any]:
-        """JSON values from which :func:`~slideloom.decoders.cellvit.decoder_from_recipe` builds the same decoder.
+        """JSON values from which :func:`~slideloom.decoders.build.decoder_from_recipe` builds the same decoder.
 
         Its weights are not among them.
         """

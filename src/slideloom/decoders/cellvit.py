@@ -45,8 +45,7 @@ training step.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -57,11 +56,10 @@ from slideloom.decoders.attention import predicted_foreground
 from slideloom.decoders.base import HEAD_MODULES, HEADS, Decoder, resized
 from slideloom.decoders.blocks import scaled_channels
 from slideloom.decoders.branches import Branch, skip_ways
-from slideloom.decoders.linear import LinearDecoder
-from slideloom.encoders.base import DECODER_INPUTS, spread
+from slideloom.encoders.base import spread
 from slideloom.errors import SlideloomError
 
-__all__ = ["HEADS", "CellViTDecoder", "Decoder", "build_decoder", "decoder_from_recipe", "expand_blocks"]
+__all__ = ["HEADS", "CellViTDecoder", "Decoder", "expand_blocks"]
 
 
 def expand_blocks(tokens: Sequence[Tensor]) -> list[Tensor]:
@@ -221,54 +219,3 @@ def _check_config(config: DecoderConfig, heads: Sequence[Head]) -> None:
             hint="Add one of them, or switch masked_attention off",
             code="decoder_heads",
         )
-
-
-def build_decoder(
-    config: DecoderConfig,
-    heads: Sequence[Head],
-    n_classes: int,
-    token_width: int,
-    upsampling: int,
-    image_channels: int,
-    seed: int | None = None,
-    *,
-    patch_px: int | None = None,
-    regression: bool = False,
-    n_blocks: int = DECODER_INPUTS,
-) -> Decoder:
-    """Build the decoder that a config asks for, with PyTorch's initial weights.
-
-    Parameters
-    ----------
-    config, heads, n_classes, token_width, upsampling, image_channels, patch_px, regression
-        As for :class:`~slideloom.decoders.base.Decoder`.
-    seed : int, optional
-        Draw the weights from this seed and leave the global generator as it was; left out: draw from the global one.
-    n_blocks : int
-        How many encoder blocks :func:`expand_blocks` spreads, 1 to 4; matters to a linear decoder with skips only.
-
-    Returns
-    -------
-    Decoder
-        A :class:`CellViTDecoder` or a :class:`~slideloom.decoders.linear.LinearDecoder`; on the CPU, float32, in
-        training mode.
-    """
-    sizes: dict[str, Any] = {"patch_px": patch_px, "regression": regression}
-
-    def build() -> Decoder:
-        places = (config, heads, n_classes, token_width, upsampling, image_channels)
-        if config.kind == "linear":
-            return LinearDecoder(*places, **sizes, n_blocks=n_blocks)
-        return CellViTDecoder(*places, **sizes)
-
-    if seed is None:
-        return build()
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        return build()
-
-
-def decoder_from_recipe(recipe: Mapping[str, Any]) -> Decoder:
-    """Build the decoder that :meth:`Decoder.recipe` described; its weights are yours to load."""
-    arguments = dict(recipe)
-    return build_decoder(DecoderConfig.model_validate(arguments.pop("config")), **arguments)

@@ -1,4 +1,4 @@
-"""The baseline that every learned encoder must beat: the mean of each normalised marker in each token's square."""
+"""The baselines that every learned encoder must beat: the mean of each channel in each token's square."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.nn import functional
 
+from slideloom.config.encoder_entry import EncoderEntry
 from slideloom.config.model import EncoderConfig
-from slideloom.encoders.base import EncoderSpec, channel_label, check_patch_px, check_tile, resolve_blocks
+from slideloom.encoders.base import RGB, EncoderSpec, channel_label, check_patch_px, check_tile, resolve_blocks
 from slideloom.encoders.normalise import normalise
+from slideloom.encoders.rgb import RGBEncoder
 from slideloom.patches.statistics import ChannelStatistics, marker_indices
 from slideloom.slides.tables import Channel
 
-__all__ = ["MeanMarker", "build_mean_marker"]
+__all__ = ["MeanMarker", "MeanRGB", "build_mean_marker", "build_mean_rgb"]
 
 _PATCH_PX = 8
 _PATCH_SIDES_PX = (8, 16)
@@ -80,13 +82,56 @@ class MeanMarker:
 
     def encode(self, images: Tensor) -> dict[int, Tensor]:
         """Mean over each ``patch_px`` square: (n, c, h, w) → {1: (n, h / patch_px, w / patch_px, c)}."""
-        for side in images.shape[-2:]:
-            check_tile(side, self.spec)
-        return {1: functional.avg_pool2d(images, self.patch_px).permute(0, 2, 3, 1).contiguous()}
+        return _means(images, self.spec)
 
     def tokens(self, images: Tensor) -> dict[int, Tensor]:
         """The same as :meth:`encode`."""
         return self.encode(images)
+
+
+class MeanRGB(RGBEncoder):
+    """Tokens are means of red, green and blue, scaled to -1 … 1: width 3, one block, no weights.
+
+    Parameters
+    ----------
+    patch_px : {8, 16}
+        Side of a token's square.
+    entry : EncoderEntry
+        The catalogue's; mean and deviation of its input.
+    """
+
+    def __init__(self, patch_px: int, entry: EncoderEntry) -> None:
+        check_patch_px(patch_px, entry.name, _PATCH_SIDES_PX)
+        spec = EncoderSpec(
+            name=entry.name,
+            kind="rgb",
+            patch_px=patch_px,
+            width=len(RGB),
+            depth=1,
+            blocks=(1,),
+            tile_multiple_px=patch_px,
+            mean=entry.mean,
+            std=entry.std,
+            source=entry.source,
+        )
+        super().__init__(nn.Identity(), spec, spec.blocks, "none")
+
+    def tokens(self, images: Tensor) -> dict[int, Tensor]:
+        """Mean over each square: (n, 3, h, w) → {1: (n, h / patch_px, w / patch_px, 3)}."""
+        return _means(images, self.spec)
+
+
+def _means(images: Tensor, spec: EncoderSpec) -> dict[int, Tensor]:
+    for side in images.shape[-2:]:
+        check_tile(side, spec)
+    return {1: functional.avg_pool2d(images, spec.patch_px).permute(0, 2, 3, 1).contiguous()}
+
+
+def build_mean_rgb(config: EncoderConfig, entry: EncoderEntry) -> MeanRGB:
+    """Build from a config entry: ``patch_px`` (8 or 16; default 8)."""
+    encoder = MeanRGB(config.patch_px or _PATCH_PX, entry)
+    resolve_blocks(config.blocks, encoder.spec)
+    return encoder
 
 
 def build_mean_marker(config: EncoderConfig, channels: Sequence[Channel]) -> MeanMarker:

@@ -16,9 +16,9 @@ Build = Callable[[EncoderConfig, EncoderEntry, Sequence[Channel]], Encoder]
 
 
 def _mean_marker(config: EncoderConfig, entry: EncoderEntry, channels: Sequence[Channel]) -> Encoder:
-    from slideloom.encoders.mean_marker import build_mean_marker
+    from slideloom.encoders.mean_marker import build_mean_marker, build_mean_rgb
 
-    return build_mean_marker(config, channels)
+    return build_mean_rgb(config, entry) if entry.kind == "rgb" else build_mean_marker(config, channels)
 
 
 def _virtues(config: EncoderConfig, entry: EncoderEntry, channels: Sequence[Channel]) -> Encoder:

@@ -10,16 +10,28 @@ import torch
 from torch import Tensor
 
 from slideloom.config.model import Head
+from slideloom.decoders.instanseg import fields
 from slideloom.encoders.dihedral import inverse, transform
 from slideloom.training.symmetry import transform_hv
 
-__all__ = ["HV_SCALE", "PROBABILITY_SCALE", "UNITS", "MapLayout"]
+__all__ = ["HV_SCALE", "INSTANSEG_SCALES", "PROBABILITY_SCALE", "UNITS", "MapLayout"]
 
 #: Stored value of probability 1, and of HV distance 1.
 PROBABILITY_SCALE = 255
 HV_SCALE = 127
+#: Stored value of 1 in InstanSeg's maps: steps across and down (units of 4 px), two spreads, the seed map.
+INSTANSEG_SCALES = (8191.0, 8191.0, 4095.0, 4095.0, 16383.0)
+_INT16 = 32767
+#: Of InstanSeg's seed map alone: a nucleus is where it is a tenth of the way in.
+_SEED_STEEPNESS = 5
 #: What the stored values mean, as the maps record it.
-UNITS = {"nucleus": "probability · 255", "hv": "distance · 127", "class_probability": "p · 255"}
+UNITS = {
+    "nucleus": "probability · 255",
+    "hv": "distance · 127",
+    "class_probability": "p · 255",
+    "distance": "distance to the outline over the nucleus' largest · 255",
+    "instanseg": "x, y · 8191 (units of 4 px), spreads · 4095, seed · 16383",
+}
 
 
 class MapLayout:
@@ -27,7 +39,7 @@ class MapLayout:
 
     Parameters
     ----------
-    heads : sequence of {"nucleus", "hv", "classes", "boundary"}
+    heads : sequence of str
         Of the decoder.
     n_classes : int
         Background included.
@@ -41,8 +53,20 @@ class MapLayout:
     """
 
     def __init__(self, heads: Sequence[Head], n_classes: int) -> None:
-        self._from_classes = "nucleus" not in heads
-        sizes: dict[Head, int] = {"nucleus": 1, "hv": 2, "classes": n_classes, "boundary": 1}
+        # Where no head says it outright, another tells where nuclei are.
+        order: tuple[Head, ...] = ("nucleus", "classes", "three_class", "instanseg", "instanseg_cells")
+        self._finder = next((head for head in order if head in heads), None)
+        self._has_boundary = "boundary" in heads
+        sizes: dict[Head, int] = {
+            "nucleus": 1,
+            "hv": 2,
+            "classes": n_classes,
+            "boundary": 1,
+            "distance": 1,
+            "three_class": 2,
+            "instanseg": 5,
+            "instanseg_cells": 5,
+        }
         self._slices: dict[Head, slice] = {}
         self.channels = 0
         for head in heads:
@@ -73,8 +97,12 @@ class MapLayout:
                 parts.append(logits.softmax(1)[:, 1:])
             elif head == "classes":
                 parts.append(logits.softmax(1))
-            elif head == "boundary":
+            elif head in ("boundary", "distance"):
                 parts.append(logits.sigmoid())
+            elif head == "three_class":
+                parts.append(logits.softmax(1)[:, 1:])
+            elif head in ("instanseg", "instanseg_cells"):
+                parts.append(torch.cat(fields(logits), 1))
             else:
                 parts.append(logits.clamp(-1, 1))
         return torch.cat(parts, 1)
@@ -98,8 +126,12 @@ class MapLayout:
             return values
         back = inverse(pose)
         turned = transform(values, back).contiguous()
-        if "hv" in self._slices:
-            turned[:, self._slices["hv"]] = transform_hv(values[:, self._slices["hv"]], back)
+        for head, channels in self._slices.items():
+            if head == "hv":
+                turned[:, channels] = transform_hv(values[:, channels], back)
+            elif head in ("instanseg", "instanseg_cells"):
+                steps = slice(channels.start, channels.start + 2)
+                turned[:, steps] = transform_hv(values[:, steps], back)
         return turned
 
     def quantise(self, values: Tensor, covered: Tensor) -> dict[str, Tensor]:
@@ -115,15 +147,25 @@ class MapLayout:
         Returns
         -------
         dict of str to Tensor
-            (h, w) or (2, h, w), one byte each, on the same device.
+            (h, w), (2, h, w) or, of InstanSeg's heads, (5, h, w), one byte each or two, on the same device.
         """
         maps: dict[str, Tensor] = {}
         for head, channels in self._slices.items():
             part = values[channels]
             if head == "hv":
                 maps["hv"] = (part * HV_SCALE).round_().clamp_(-HV_SCALE, HV_SCALE).to(torch.int8)
+            elif head in ("instanseg", "instanseg_cells"):
+                scales = torch.tensor(INSTANSEG_SCALES, device=part.device)[:, None, None]
+                maps[head] = (part * scales).round_().clamp_(-_INT16, _INT16).to(torch.int16)
+                if self._finder == head:
+                    maps["nucleus"] = _as_byte((part[4] * _SEED_STEEPNESS).clamp(0, 1))
+            elif head == "three_class":
+                if self._finder == head:
+                    maps["nucleus"] = _as_byte(part.sum(0))
+                if not self._has_boundary:
+                    maps["boundary"] = _as_byte(part[1])
             elif head == "classes":
-                if self._from_classes:
+                if self._finder == head:
                     # Nuclei are what is not background: no head says more.
                     maps["nucleus"] = _as_byte(part[1:].sum(0))
                 best = part.amax(0)

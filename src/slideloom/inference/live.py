@@ -10,12 +10,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from slideloom.adapters.base import Adapter
+from slideloom.adapters.panel import adapter_channels, adapter_statistics
 from slideloom.config.model import EncoderConfig, GridConfig
 from slideloom.encoders.base import Encoder
 from slideloom.encoders.dihedral import transform
 from slideloom.encoders.fit import check_fit, choose_channels, used_statistics
 from slideloom.encoders.fused import numbered_levels
 from slideloom.encoders.lattice import TokenFrame, TokenLattice
+from slideloom.encoders.normalise import normalise
 from slideloom.errors import SlideError
 from slideloom.inference.tiles import Inputs, RawTiles
 from slideloom.patches.bands import read_bands
@@ -67,6 +70,9 @@ class LiveTiles:
         Band of rows that is wanted alone.
     shifted : bool
         Shift the tiles between the first and the last by half a tile.
+    adapter : Adapter, optional
+        What stands before the encoder, trained with the decoder; on the device, in evaluation mode. Networks see what
+        it gives, also in other poses: tiles are turned behind it.
 
     Raises
     ------
@@ -91,6 +97,7 @@ class LiveTiles:
         blocks: tuple[int, ...] | None = None,
         rows: tuple[int, int] | None = None,
         shifted: bool = False,
+        adapter: Adapter | None = None,
     ) -> None:
         self._slide_id = patches.slide_id
         self._facts = facts.image(grid.image)
@@ -109,8 +116,13 @@ class LiveTiles:
         self.n = int(self._keep.size)
         self._encoder = encoder
         check_fit(encoder, config, patches)
-        self._channels = choose_channels(encoder, config, patches)
-        self._statistics = used_statistics(encoder, config, patches, statistics)
+        self._adapter, self._name = adapter, config.model
+        if adapter is None:
+            self._channels = choose_channels(encoder, config, patches)
+            self._statistics = used_statistics(encoder, config, patches, statistics)
+        else:
+            self._channels = adapter_channels(config, patches)
+            self._statistics = adapter_statistics(config, patches, statistics)
         self._others = tuple(others)
         self._frame = TokenFrame(self._facts.mpp_um * self.scale, self.tile_px, encoder.patch_px)
         levels = numbered_levels([encoder.blocks, *(other.blocks for other in others)])
@@ -149,7 +161,11 @@ class LiveTiles:
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """Pixels as the encoder sees them."""
-        return self._encoder.preprocess(pixels, self._statistics)
+        if self._adapter is None or self._statistics is None:
+            return self._encoder.preprocess(pixels, self._statistics)
+        seen = normalise(pixels, self._statistics, self._statistics.markers, self._name)
+        with torch.inference_mode():
+            return self._adapter(seen)  # type: ignore[no-any-return]
 
     def levels(self, inputs: Inputs, pose: int) -> list[Tensor]:
         """Encode tiles in a pose."""

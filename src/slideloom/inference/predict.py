@@ -92,6 +92,9 @@ class Predictor:
         self.account = new_account(self._device)
         self._networks = Networks(decoder, self._device, precision, compile, symmetries)
         self._size = BatchSize(batch_size, self._device)
+        classifier = getattr(decoder, "pixel_classifier", None)
+        # What makes nuclei of InstanSeg's maps: some sixty numbers.
+        self._classifier = classifier and {name: value.tolist() for name, value in classifier.state_dict().items()}
         self._symmetries = symmetries
 
     @property
@@ -122,9 +125,10 @@ class Predictor:
         -----
         A store holds, in the grid frame: ``nucleus`` (H, W) uint8, 255 · probability (without a nucleus head, that of
         not being background); ``hv`` (2, H, W) int8, 127 · distance, x then y; ``class_id`` (H, W) uint8, the likeliest
-        class, background included, and ``class_probability`` (H, W) uint8; ``boundary`` (H, W) uint8; of these what the
-        decoder's heads give; and ``covered`` (H, W) uint8, 1 where a tile looked. Of a band of rows, arrays have the
-        whole slide's shape and hold those rows alone, which the attribute ``rows`` names.
+        class, background included, and ``class_probability`` (H, W) uint8; ``boundary`` and ``distance`` (H, W) uint8;
+        ``instanseg`` (5, H, W) int16; of these what the decoder's heads give; and ``covered`` (H, W) uint8, 1 where a
+        tile looked. Of a band of rows, arrays have the whole slide's shape and hold those rows alone, which the
+        attribute ``rows`` names.
 
         Probabilities, not logits, are averaged and blended. Memory is bounded by one row of tiles and two of shards.
         """
@@ -146,6 +150,8 @@ class Predictor:
         def describe(tiles: TileSource) -> dict[str, Any]:
             about = dict(task.attributes) | {"schema": _SCHEMA, "slideloom_version": __version__, "units": UNITS}
             about |= {"heads": list(self._networks.decoder.heads), "symmetries": self._symmetries}
+            if self._classifier:
+                about |= {"pixel_classifier": self._classifier}
             about |= {"scale": tiles.scale, "tile_px": tiles.tile_px, "stride_px": tiles.stride_px}
             about |= {"height_px": tiles.height_px, "width_px": tiles.width_px}
             return about | ({"rows": list(tiles.rows)} if tiles.rows else {})

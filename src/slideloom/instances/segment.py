@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +19,12 @@ from slideloom.config.model import InstancesConfig
 from slideloom.errors import SlideloomError
 from slideloom.instances.boundary_watershed import BoundaryWatershed
 from slideloom.instances.cells import MarkerMeans, write_cells
+from slideloom.instances.distance_map_watershed import DistanceMapWatershed
 from slideloom.instances.distance_watershed import DistanceWatershed
 from slideloom.instances.hv_watershed import HVWatershed
+from slideloom.instances.instanseg import InstanSegParams
+from slideloom.instances.instanseg_classifier import SeedClassifier
+from slideloom.instances.instanseg_stitch import stitch_instanseg
 from slideloom.instances.labels import open_labels, write_labels
 from slideloom.instances.markers import check_frame, marker_sums
 from slideloom.instances.measure import measured
@@ -40,28 +44,50 @@ SHIFTED = "shifted"
 
 
 @dataclass(frozen=True)
+class _InstanSeg:
+    """InstanSeg's seeds, which flood nothing: they are stitched in a way of their own."""
+
+    params: InstanSegParams
+    reads: tuple[str, ...] = ("instanseg",)
+
+    @classmethod
+    def from_config(cls, config: InstancesConfig, mpp_um: float) -> _InstanSeg:
+        """Scale the config's physical sizes to a slide's pixels."""
+        return cls(InstanSegParams.from_config(config, mpp_um))
+
+
+@dataclass(frozen=True)
 class _Way:
-    """A method by name: how it is made, and the head without which it cannot be."""
+    """How a method is made, its name, and the heads of which one gives what it reads; none: any will do."""
 
+    name: str
     make: Any
-    head: str | None = None
+    heads: tuple[str, ...] = ()
+
+    def can(self, heads: Sequence[str]) -> bool:
+        """Whether maps of these heads hold what it reads."""
+        return not self.heads or any(head in heads for head in self.heads)
 
 
-_WAYS = {
-    "hv_watershed": _Way(HVWatershed.from_config, "hv"),
-    "boundary_watershed": _Way(BoundaryWatershed.from_config, "boundary"),
-    "distance_watershed": _Way(DistanceWatershed.from_config),
-    "threshold": _Way(Threshold.from_config),
-}
+#: In the order in which ``auto`` tries them.
+_WAYS = (
+    _Way("instanseg", _InstanSeg.from_config, ("instanseg",)),
+    _Way("hv_watershed", HVWatershed.from_config, ("hv",)),
+    _Way("boundary_watershed", BoundaryWatershed.from_config, ("boundary", "three_class")),
+    _Way("distance_watershed", DistanceMapWatershed.from_config, ("distance",)),
+    _Way("threshold", Threshold.from_config),
+    _Way("distance_watershed", DistanceWatershed.from_config),
+)
 
 
-def choose_method(config: InstancesConfig, mpp_um: float, heads: tuple[str, ...]) -> Method:
+def choose_method(config: InstancesConfig, mpp_um: float, heads: tuple[str, ...]) -> Method | _InstanSeg:
     """The method that the config names, its sizes in pixels of the maps.
 
     Parameters
     ----------
     config : InstancesConfig
-        ``auto`` takes the first of ``hv_watershed``, ``boundary_watershed`` and ``threshold`` that the heads allow.
+        ``auto`` takes the first of ``instanseg``, ``hv_watershed``, ``boundary_watershed``, ``distance_watershed``
+        (with the head distance) and ``threshold`` that the heads allow.
     mpp_um : float
         Pixel size of the maps, µm.
     heads : tuple of str
@@ -72,21 +98,18 @@ def choose_method(config: InstancesConfig, mpp_um: float, heads: tuple[str, ...]
     SlideloomError
         ``missing_head``: the method reads a map that the decoder does not give.
     """
-    name: str = config.method
-    if name == "auto":
-        name = next(
-            way for way in ("hv_watershed", "boundary_watershed", "threshold") if _WAYS[way].head in (None, *heads)
-        )
-    way = _WAYS[name]
-    if way.head not in (None, *heads):
+    ways = [way for way in _WAYS if config.method in ("auto", way.name)]
+    way = next((way for way in ways if way.can(heads)), None)
+    if way is None:
+        wanted = " or ".join(ways[0].heads)
         raise SlideloomError(
-            f"method {name} on maps with the heads {', '.join(heads)}",
+            f"method {config.method} on maps with the heads {', '.join(heads)}",
             where="instances.method",
-            expected=f"the head {way.head}",
-            hint=f"Add {way.head} to the experiment's heads, or set instances.method to threshold",
+            expected=f"the head {wanted}",
+            hint=f"Add {wanted} to the experiment's heads, or set instances.method to threshold",
             code="missing_head",
         )
-    method: Method = way.make(config, mpp_um)
+    method: Method | _InstanSeg = way.make(config, mpp_um)
     return method
 
 
@@ -150,11 +173,11 @@ def segment_slide(
     labels_place.parent.mkdir(parents=True, exist_ok=True)
     with one_thread_a_worker():
         with tempfile.TemporaryDirectory(prefix=".instances-", dir=labels_place.parent) as scratch:
-            found = _stitch(maps, method, Path(scratch) / "own", config, workers)
+            found = _stitch(maps, method, Path(scratch) / "own", config, about, workers)
             clock.lap("found")
             if (maps_path / SHIFTED).is_dir():
                 other = _open_maps(maps_path / SHIFTED, method)
-                moved = _stitch(other, method, Path(scratch) / SHIFTED, config, workers)
+                moved = _stitch(other, method, Path(scratch) / SHIFTED, config, about, workers)
                 attributes["seam_change"] = seam_change(found, moved, window_px=config.window_px, workers=workers)
                 clock.lap("seams checked")
             with publish(labels_place) as draft:
@@ -200,12 +223,22 @@ def segment_slide(
     return len(table) - 1
 
 
-def _open_maps(place: Path, method: Method) -> SlideMaps:
+def _open_maps(place: Path, method: Method | _InstanSeg) -> SlideMaps:
     return SlideMaps({name: open_array(place / name) for name in ("nucleus", *method.reads)})
 
 
-def _stitch(maps: SlideMaps, method: Method, scratch: Path, config: InstancesConfig, workers: int) -> Stitched:
+def _stitch(
+    maps: SlideMaps,
+    method: Method | _InstanSeg,
+    scratch: Path,
+    config: InstancesConfig,
+    about: Mapping[str, Any],
+    workers: int,
+) -> Stitched:
     scratch.mkdir()
+    if isinstance(method, _InstanSeg):
+        classifier = SeedClassifier.of_state(about.get("pixel_classifier", {}))
+        return stitch_instanseg(maps, method.params, classifier, scratch, window_px=config.window_px, workers=workers)
     return stitch(maps, method, scratch, window_px=config.window_px, workers=workers)
 
 

@@ -53,9 +53,12 @@ class Tally(Protocol):
     ----------
     clip : tuple of float
         Clipping point of each channel: its quantile, or its highest value where the quantile is the lowest.
+    low : tuple of float
+        The quantile at the other end, 1 less that of the clipping point.
     """
 
     clip: tuple[float, ...]
+    low: tuple[float, ...]
 
     def moments(self, log1p: bool) -> Moments:
         """Of min(x, clip), and with ``log1p`` of log(1 + max(min(x, clip), 0))."""
@@ -118,6 +121,12 @@ def _places(count: int, quantile: float) -> tuple[int, int, float]:
     return lower + 1, min(lower + 2, count), float(place - lower)
 
 
+def _both_ends(count: int, quantile: float) -> tuple[tuple[int, int, float], tuple[int, int, float]]:
+    """Places of a quantile and of the one at the other end."""
+    other = float(1 - Fraction(quantile).limit_denominator(10**9))
+    return _places(count, quantile), _places(count, other)
+
+
 def _clip(lower: float, upper: float, share: float, lowest: float, highest: float) -> float:
     """Between two order statistics; the highest value where that would wipe the channel out."""
     clip = lower + (upper - lower) * share
@@ -139,13 +148,14 @@ class _Counted:
                 counts += np.bincount(pixels[:, channel][mask], minlength=counts.size)
         self._total = int(self._counts[0].sum())
         _refuse_empty(self._total)
-        lower, upper, share = _places(self._total, quantile)
-        clips = []
+        (lower, upper, share), (first, second, beyond) = _both_ends(self._total, quantile)
+        clips, lows = [], []
         for counts in self._counts:
             present = np.flatnonzero(counts)
-            at = present[np.searchsorted(np.cumsum(counts[present]), (lower, upper))]
+            at = present[np.searchsorted(np.cumsum(counts[present]), (lower, upper, first, second))].tolist()
             clips.append(_clip(float(at[0]), float(at[1]), share, float(present[0]), float(present[-1])))
-        self.clip = tuple(clips)
+            lows.append(at[2] + (at[3] - at[2]) * beyond)
+        self.clip, self.low = tuple(clips), tuple(lows)
 
     def moments(self, log1p: bool) -> Moments:
         means, squares = [], []
@@ -170,9 +180,9 @@ class _Ranked:
                 counts += np.bincount(_rankable(pixels[:, channel][mask]) >> np.uint32(16), minlength=_DIGIT)
         self._total = int(high[0].sum())
         _refuse_empty(self._total)
-        lower, upper, share = _places(self._total, quantile)
-        # Of each channel: the lowest value, the two that the quantile lies between, the highest.
-        ranks = (1, lower, upper, self._total)
+        (lower, upper, share), (first, second, beyond) = _both_ends(self._total, quantile)
+        # Of each channel: the lowest value, the two that the quantile lies between, the highest, and at the other end.
+        ranks = (1, lower, upper, self._total, first, second)
         before = high.cumsum(axis=1)
         digits = [np.searchsorted(row, ranks).tolist() for row in before]
         low = [{digit: np.zeros(_DIGIT, np.int64) for digit in row} for row in digits]
@@ -182,7 +192,7 @@ class _Ranked:
                 upper_half = keys >> np.uint32(16)
                 for digit, counts in wanted.items():
                     counts += np.bincount(keys[upper_half == digit] & np.uint32(0xFFFF), minlength=_DIGIT)
-        clips, lowest = [], []
+        clips, lowest, lows = [], [], []
         for row, wanted, cumulative in zip(digits, low, before, strict=True):
             values = []
             for rank, digit in zip(ranks, row, strict=True):
@@ -190,7 +200,8 @@ class _Ranked:
                 values.append(_unrank(digit, int(np.searchsorted(wanted[digit].cumsum(), rank - passed)), kind))
             clips.append(_clip(values[1], values[2], share, values[0], values[3]))
             lowest.append(values[0])
-        self.clip, self._lowest = tuple(clips), tuple(lowest)
+            lows.append(values[4] + (values[5] - values[4]) * beyond)
+        self.clip, self._lowest, self.low = tuple(clips), tuple(lowest), tuple(lows)
 
     def moments(self, log1p: bool) -> Moments:
         """From sums of whole tiles in float64, good to about 1e-9 of the channel's range."""

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from slideloom.config.model import NormalisationConfig
 from slideloom.errors import SlideError, SlideloomError
-from slideloom.patches.moments import Batches, merge, tally
+from slideloom.patches.moments import Batches, Tally, merge, tally
 from slideloom.patches.store import PatchStore
 from slideloom.slides.outlines import pixels_inside
 from slideloom.slides.tables import Channel
@@ -25,6 +25,8 @@ from slideloom.slides.tables import Channel
 __all__ = ["ChannelStatistics", "channel_statistics", "for_slide", "marker_indices", "tissue_pixels"]
 
 _LOG = logging.getLogger(__name__)
+#: No intensity is greater.
+_NO_CLIP = float(np.finfo(np.float32).max)
 _BATCH_BYTES = 64 << 20
 
 
@@ -175,7 +177,9 @@ def channel_statistics(
     from whole histograms for 8 and 16 bit integers; for other types from per-tile float64 sums, good to about 1e-9 of
     the channel's range. With ``clip: slide`` each slide is clipped at its own quantile and the clipped pixels of all
     are pooled, which is what the published VirTues weights expect. With ``scope: clip`` only the clipping points are
-    measured: no mean is taken off, and the clipping point becomes 1.
+    measured: no mean is taken off, and the clipping point becomes 1. With ``scope: percentiles`` the quantile becomes
+    1, the one at the other end 0, and nothing is clipped: what InstanSeg and ChannelNet read. Where the two are one
+    value the channel is only shifted. (InstanSeg divides by at least 0.001, which flattens images of tiny ranges.)
 
     Two things differ from the original VirTues. A channel so sparse that its quantile is its lowest value is clipped
     at its highest instead, so that a rare signal is not wiped out; there it becomes constant. And pixels are those of
@@ -185,8 +189,8 @@ def channel_statistics(
     Parameters
     ----------
     stores : sequence of PatchStore
-        Of one modality and one pixel type; a single one where each slide is measured by itself (``scope: slide``, or
-        ``scope: clip`` with ``clip: slide``).
+        Of one modality and one pixel type; a single one where each slide is measured by itself (``scope: slide`` or
+        ``percentiles``, or ``scope: clip`` with ``clip: slide``).
     markers : sequence of str
         Wanted markers; empty: every channel of the first slide, which all must have.
     normalisation : NormalisationConfig
@@ -208,7 +212,8 @@ def channel_statistics(
     quantile, log1p = _settled(normalisation)
     if not stores:
         raise SlideError("there is no slide to take channel statistics from", code="no_patches")
-    alone = normalisation.scope == "slide" or (normalisation.scope == "clip" and normalisation.clip == "slide")
+    alone = normalisation.scope in ("slide", "percentiles")
+    alone |= normalisation.scope == "clip" and normalisation.clip == "slide"
     if alone and len(stores) > 1:
         what = f"statistics of {len(stores)} slides where each has its own (scope: {normalisation.scope})"
         raise SlideloomError(what, expected="one slide", code="internal")
@@ -224,6 +229,8 @@ def channel_statistics(
         counted = tally(_batches(every), len(names), stores[0].dtype, quantile)
         _LOG.info("clipping points of %d slides, %d markers", len(stores), len(names))
         return _to_one(names, counted.clip, log1p)
+    if normalisation.scope == "percentiles":
+        return _to_ends(names, tally(_batches(every), len(names), stores[0].dtype, quantile))
     own_clip = normalisation.clip == "slide" and normalisation.scope == "training"
     groups = [[one] for one in every] if own_clip else [every]
     clip: tuple[float, ...] = ()
@@ -275,6 +282,12 @@ def _to_one(markers: tuple[str, ...], clip: tuple[float, ...], log1p: bool) -> C
     """Statistics that bring the clipping point to 1 and leave 0 where it is; a channel of zeros stays as it is."""
     top = tuple(math.log1p(max(point, 0.0)) if log1p else point for point in clip)
     return ChannelStatistics(markers, clip, (0.0,) * len(clip), tuple(one if one > 0 else 1.0 for one in top), log1p)
+
+
+def _to_ends(markers: tuple[str, ...], counted: Tally) -> ChannelStatistics:
+    """Statistics that bring one quantile to 1 and the one at the other end to 0, and clip nothing."""
+    span = tuple(top - low if top > low else 1.0 for top, low in zip(counted.clip, counted.low, strict=True))
+    return ChannelStatistics(markers, (_NO_CLIP,) * len(markers), counted.low, span, False)
 
 
 def _settled(normalisation: NormalisationConfig) -> tuple[float, bool]:

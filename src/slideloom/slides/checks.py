@@ -29,6 +29,9 @@ _SHOWN = 8
 _LONGEST_NAME = 64
 _DOES = {"train": "trains", "val": "validates", "test": "tests"}
 
+#: Heads of which one gives what a method reads.
+_READS = {"hv_watershed": ("hv",), "boundary_watershed": ("boundary", "three_class"), "instanseg": ("instanseg",)}
+
 
 def check_study(evidence: Evidence) -> list[Problem]:
     """Check the config against the sheet and the tables.
@@ -192,12 +195,12 @@ def _experiment(evidence: Evidence, name: str, experiment: ExperimentConfig) -> 
     if "classes" in experiment.heads and not evidence.draft.gives("classes"):
         hint = "Name a table of classes, or leave the head 'classes' out"
         yield evidence.at(*path, "heads", what="the head 'classes' needs the key 'classes'", hint=hint)
-    instances = evidence.draft.instances
+    instances = experiment.instances or evidence.draft.instances
     method = instances.method if instances else "auto"
-    needed = {"hv_watershed": "hv", "boundary_watershed": "boundary"}.get(method)
-    if needed and needed not in experiment.heads:
+    needed = _READS.get(method, ())
+    if needed and not set(needed) & set(experiment.heads):
         hint = "Add the head, or set 'method: auto' under 'instances'"
-        what = f"instances.method {method} needs the head {needed!r}"
+        what = f"instances.method {method} needs the head {' or '.join(map(repr, needed))}"
         yield evidence.at(*path, "heads", what=what, hint=hint)
     if experiment.pretrained is None:
         yield from check_training(evidence, name, experiment)

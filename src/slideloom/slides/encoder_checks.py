@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 
-from slideloom.config.catalogue import CATALOGUE, EncoderEntry, complete, find_entry, nearest_entries
+from slideloom.config.catalogue import CATALOGUE, EncoderEntry, adapted, complete, find_entry, nearest_entries
 from slideloom.config.model import EncoderConfig
 from slideloom.config.texts import absence
 from slideloom.errors import Problem
@@ -47,7 +47,8 @@ def _encoder_of_entry(evidence: Evidence, name: str, encoder: EncoderConfig, ent
     path = ("encoders", name)
     grid = evidence.draft.grids.get(encoder.grid)
     wanted = "he" if entry.kind == "rgb" else "sp"
-    if grid and grid.image != wanted:
+    behind = _behind_adapters(evidence, name)
+    if grid and grid.image != wanted and not (behind and entry.kind == "rgb"):
         reads = "RGB" if entry.kind == "rgb" else "marker channels"
         what = f"{encoder.model!r} reads {reads}, but grid {encoder.grid!r} cuts {grid.image} images"
         yield evidence.at(*path, "grid", what=what, hint=f"Name a grid with 'image: {wanted}'")
@@ -59,7 +60,7 @@ def _encoder_of_entry(evidence: Evidence, name: str, encoder: EncoderConfig, ent
             )
             hint = "Change the grid's mpp_um, or set 'off_resolution: true' to use it so on purpose"
             yield evidence.at(*path, "grid", what=what, hint=hint)
-    if entry.kind == "rgb" and encoder.markers:
+    if entry.kind == "rgb" and encoder.markers and not behind:
         yield evidence.at(*path, "markers", what=f"{encoder.model!r} reads RGB and no markers", hint="Remove the key")
     rising = encoder.blocks == sorted(set(encoder.blocks))
     if entry.depth is not None and encoder.blocks and rising and encoder.blocks[-1] > entry.depth:
@@ -75,6 +76,12 @@ def _encoder_of_entry(evidence: Evidence, name: str, encoder: EncoderConfig, ent
     yield from _tokens(evidence, name, encoder, entry)
     yield from _statistics(evidence, name, encoder, entry)
     yield from _embeddings(evidence, name, encoder, entry)
+
+
+def _behind_adapters(evidence: Evidence, name: str) -> bool:
+    """Whether an encoder is used, and always behind an adapter, which reads any channels."""
+    uses = [one.adapter is not None for one in evidence.draft.experiments.values() if name in one.encoder]
+    return bool(uses) and all(uses)
 
 
 def _weights(evidence: Evidence, name: str, encoder: EncoderConfig, entry: EncoderEntry) -> Iterator[Problem]:
@@ -129,7 +136,8 @@ def _tokens(evidence: Evidence, name: str, encoder: EncoderConfig, entry: Encode
 
 def _statistics(evidence: Evidence, name: str, encoder: EncoderConfig, entry: EncoderEntry) -> Iterator[Problem]:
     path = ("encoders", name, "statistics")
-    own = complete(encoder).normalisation
+    behind = _behind_adapters(evidence, name)
+    own = (adapted if behind else complete)(encoder).normalisation
     pooled = next((f"{key}: training" for key in ("scope", "clip") if getattr(own, key) == "training"), "")
     alone = "scope: clip, clip: slide" if own.scope == "clip" else "scope: slide"
     if encoder.normalisation.scope == "slide" and encoder.normalisation.clip == "training":
@@ -137,11 +145,11 @@ def _statistics(evidence: Evidence, name: str, encoder: EncoderConfig, entry: En
         hint = "Set 'scope: training', or 'clip: slide'"
         yield evidence.at("encoders", name, "normalisation", "clip", what=what, hint=hint)
     if encoder.statistics is None:
-        if entry.kind == "markers" and pooled:
+        if (entry.kind == "markers" or behind) and pooled:
             hint = f"Name a split, whose training slides are measured, or set 'normalisation: {{{alone}}}'"
             yield evidence.at("encoders", name, what=f"the key 'statistics' is missing ({pooled})", hint=hint)
         return
-    if entry.kind == "rgb":
+    if entry.kind == "rgb" and not behind:
         what = f"{encoder.model!r} brings its own normalisation"
         yield evidence.at(*path, what=what, hint="Remove the key")
     elif not pooled and encoder.normalisation.clip != "training":

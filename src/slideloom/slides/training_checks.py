@@ -22,6 +22,7 @@ _JUDGED = {"dice_macro": "classes", "dice_binary": "nucleus", "hv_mse": "hv"}
 def check_training(evidence: Evidence, name: str, experiment: ExperimentConfig) -> Iterator[Problem]:
     """Check how an experiment is trained: decoder, losses, monitor, input, augmentation, sampling."""
     yield from _decoder(evidence, name, experiment)
+    yield from _adapter(evidence, name, experiment)
     yield from _losses(evidence, name, experiment)
     yield from _input(evidence, name, experiment)
     yield from _augmentation(evidence, name, experiment)
@@ -35,13 +36,37 @@ def check_training(evidence: Evidence, name: str, experiment: ExperimentConfig) 
 
 
 def _decoder(evidence: Evidence, name: str, experiment: ExperimentConfig) -> Iterator[Problem]:
-    decoder = experiment.decoder
+    path, decoder = ("experiments", name, "decoder"), experiment.decoder
+    if "instanseg_cells" in experiment.heads:
+        what = "the head 'instanseg_cells' is of published models: there is no annotation of whole cells to train it on"
+        yield evidence.at("experiments", name, "heads", what=what, hint="Leave it out")
+    if decoder.whole and experiment.training.unfreeze_epoch is not None:
+        what = f"a decoder of kind {decoder.kind!r} reads no tokens: training the encoder would change nothing"
+        yield evidence.at(*path, "kind", what=what, hint="Remove training.unfreeze_epoch")
     if decoder.kind != "linear":
         return
     for key in ("global_context", "masked_attention"):
         if getattr(decoder, key):
             what, hint = f"the linear decoder has no {key}", "Remove the key, or set 'kind: cellvit'"
             yield evidence.at("experiments", name, "decoder", key, what=what, hint=hint)
+
+
+def _adapter(evidence: Evidence, name: str, experiment: ExperimentConfig) -> Iterator[Problem]:
+    path = ("experiments", name, "adapter")
+    if experiment.adapter is None:
+        return
+    if experiment.training.input != "live":
+        what = "an adapter is trained, so tokens cannot be stored"
+        yield evidence.at(*path, what=what, hint="Set 'training: {input: live}'")
+    encoder = evidence.draft.encoders.get(experiment.first_encoder)
+    entry = find_entry(encoder.model) if encoder else None
+    if entry and entry.kind != "rgb":
+        what = f"the encoder {experiment.first_encoder!r} ({entry.name}) reads markers as they are"
+        hint = "Name an RGB encoder, or mean_rgb for a network that reads the image alone; or remove the key"
+        yield evidence.at(*path, what=what, hint=hint)
+    elif entry and experiment.adapter.out_channels != 3:
+        what = f"an RGB encoder reads 3 channels, not {experiment.adapter.out_channels}"
+        yield evidence.at(*path, "out_channels", what=what, hint="Remove the key")
 
 
 def _losses(evidence: Evidence, name: str, experiment: ExperimentConfig) -> Iterator[Problem]:
@@ -64,8 +89,10 @@ def _weighs(loss: LossConfig, head: str) -> bool:
     if head == "hv":
         return loss.hv_mse > 0 or loss.hv_msge > 0
     own: LossConfig | HeadLossConfig | None = next((terms for key, terms in loss.heads.items() if key == head), None)
-    if own is None and head == "boundary":
-        return loss.boundary > 0
+    if head == "instanseg":
+        return loss.instanseg_instance > 0 or loss.instanseg_seed > 0
+    if head in ("distance", "three_class") or (own is None and head == "boundary"):
+        return bool(getattr(loss, head) > 0)
     terms = set(HeadLossConfig.model_fields) - ({"lovasz_hinge"} if head == "classes" else set())
     return any(getattr(own or loss, term) > 0 for term in terms)
 
@@ -92,7 +119,7 @@ def _augmentation(evidence: Evidence, name: str, experiment: ExperimentConfig) -
     path, config = ("experiments", name, "augmentation"), experiment.augmentation
     live = experiment.training.input == "live"
     encoders = {one: entry for one in experiment.encoder if (entry := evidence.draft.encoders.get(one))}
-    image = _image(evidence, next(iter(encoders.values()), None))
+    image = "sp" if experiment.adapter else _image(evidence, next(iter(encoders.values()), None))
     for kind, keys in _LOOKS.items():
         for key in keys:
             if getattr(config, key) == 0:

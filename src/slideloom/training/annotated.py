@@ -16,12 +16,24 @@ from slideloom.config.model import Head
 from slideloom.errors import SlideloomError
 from slideloom.patches.store import PatchStore
 from slideloom.patches.target_store import TargetStore
+from slideloom.training.distance_targets import instance_distance
 from slideloom.training.terms import UNKNOWN_CLASS
 
 __all__ = ["AnnotatedSlide", "Arrays", "Geometry", "Needs", "SlideData"]
 
 _READ_PATCHES = 32
-_TARGET_BYTES: dict[Head, int] = {"nucleus": 1, "classes": 1, "hv": 2, "boundary": 1}
+#: What a head's loss looks at, besides the nuclei; and the bytes a pixel that each takes when held.
+_TARGETS: dict[Head, tuple[str, ...]] = {
+    "nucleus": (),
+    "classes": ("classes",),
+    "hv": ("hv",),
+    "boundary": ("boundary",),
+    "three_class": ("boundary",),
+    "distance": ("instances",),
+    "instanseg": ("instances",),
+    "instanseg_cells": ("instances",),
+}
+_TARGET_BYTES = {"nucleus": 1, "classes": 1, "hv": 2, "boundary": 1, "instances": 4}
 Arrays = dict[str, NDArray[Any]]
 
 
@@ -166,16 +178,16 @@ class AnnotatedSlide(ABC):
 
     @property
     def _target_bytes(self) -> int:
-        return self.tile_px**2 * sum(_TARGET_BYTES[head] for head in self._wanted)
+        return self.tile_px**2 * sum(_TARGET_BYTES[name] for name in self._wanted)
 
     @property
     def _pixel_bytes(self) -> int:
         return self.tile_px**2 * len(self.channels) * self.patches.dtype.itemsize
 
     @property
-    def _wanted(self) -> tuple[Head, ...]:
+    def _wanted(self) -> tuple[str, ...]:
         """Targets to read; the HV loss looks at the nuclei, too."""
-        return tuple(dict.fromkeys(("nucleus", *self.needs.heads)))
+        return tuple(dict.fromkeys(("nucleus", *(name for head in self.needs.heads for name in _TARGETS[head]))))
 
     def hold(self, symmetries: bool = False) -> int:
         """Read everything once and keep it in memory; the bytes that it takes.
@@ -223,9 +235,12 @@ class AnnotatedSlide(ABC):
         -------
         dict of str to array
             ``nucleus`` (k, p, p) uint8, 1 inside nuclei; for the heads there are, ``classes`` (k, p, p) uint8, ``hv``
-            (k, 2, p, p) int8, ``boundary`` (k, p, p) uint8; and ``valid`` (k, p, p) bool.
+            (k, 2, p, p) int8, ``boundary`` (k, p, p) uint8, ``instances`` (k, p, p) int32, ``distance`` (k, p, p)
+            float32; and ``valid`` (k, p, p) bool.
         """
         parts = self._pick(indices, self._wanted) if self._held else self._read_targets(indices)
+        if "instances" in parts:
+            parts["distance"] = instance_distance(parts["instances"])
         return parts | {"valid": self.patches.valid(indices)}
 
     def class_pixels(self) -> NDArray[np.int64]:
@@ -276,7 +291,7 @@ class AnnotatedSlide(ABC):
         return pixels if every else pixels[:, self.channels]
 
     def _read_targets(self, indices: NDArray[np.intp]) -> Arrays:
-        names = tuple("instances" if head == "nucleus" else head for head in self._wanted)
+        names = tuple(dict.fromkeys("instances" if name == "nucleus" else name for name in self._wanted))
         stored = self._targets.read(indices, names)
         stored["nucleus"] = (stored["instances"] > 0).astype(np.uint8)
         if "classes" in self._wanted:

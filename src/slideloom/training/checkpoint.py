@@ -1,14 +1,15 @@
 """A trained decoder on disk: weights, and in the same file's header all that is needed to use it.
 
 The file is a safetensors file, so reading it runs no code, and equal decoders give equal bytes. Where the encoder was
-trained with the decoder, its weights lie in the same file under ``encoder.``: one is nothing without the other.
+trained with the decoder, its weights lie in the same file under ``encoder.``: one is nothing without the other. So
+does an adapter, under ``adapter.``.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,20 +18,33 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from slideloom.adapters.base import Adapter
+from slideloom.adapters.build import adapter_from_recipe
 from slideloom.artefacts.files import publish
 from slideloom.artefacts.keys import canonical
 from slideloom.config.model import Head
 from slideloom.decoders.base import Decoder
-from slideloom.decoders.cellvit import decoder_from_recipe
+from slideloom.decoders.build import decoder_from_recipe
 from slideloom.encoders.base import Encoder
 from slideloom.errors import SlideloomError
 from slideloom.slides.tables import ClassTable
 
-__all__ = ["SCHEMA_VERSION", "DecoderMeta", "load_decoder", "load_tuned_encoder", "read_meta", "save_decoder"]
+__all__ = [
+    "ADAPTER",
+    "SCHEMA_VERSION",
+    "DecoderMeta",
+    "load_adapter",
+    "load_decoder",
+    "load_tuned_encoder",
+    "read_meta",
+    "save_decoder",
+]
 
 SCHEMA_VERSION = 1
 _KEY = "slideloom"
 _ENCODER = "encoder."
+#: Before the names of an adapter's weights.
+ADAPTER = "adapter."
 _TUNED = " tuned:"
 
 
@@ -60,6 +74,8 @@ class DecoderMeta:
         ``encoder_trained`` (true) where the file holds the encoder's weights, too. Of a published model instead: no
         epoch and no slide, ``pretrained`` (``file``, ``sha256``, ``arch``), ``class_order`` (the file's class by the
         study's), ``notes``.
+    adapter : dict or None
+        Of :meth:`slideloom.adapters.base.Adapter.recipe`, where one stands before the encoder.
     """
 
     recipe: dict[str, Any]
@@ -69,6 +85,7 @@ class DecoderMeta:
     statistics: dict[str, Any] | None
     grid: dict[str, Any]
     training: dict[str, Any] = field(default_factory=dict)
+    adapter: dict[str, Any] | None = None
 
     @property
     def heads(self) -> tuple[Head, ...]:
@@ -133,7 +150,7 @@ def save_decoder(
     Parameters
     ----------
     weights : mapping of str to Tensor
-        State dict of the decoder.
+        State dict of the decoder, and of the adapter under ``adapter.``, where ``meta`` has one.
     meta : DecoderMeta
         Goes into the header.
     place : Path
@@ -202,12 +219,35 @@ def load_decoder(path: Path, device: str | torch.device = "cpu") -> tuple[Decode
     """
     meta = read_meta(path)
     decoder = decoder_from_recipe(meta.recipe)
-    with safe_open(path, framework="pt") as handle:
-        names = _names(handle.keys(), meta, tuned=False)
-        weights = {name: handle.get_tensor(name) for name in names}
+    weights = _part(path, meta, "")
     _check_weights(weights, decoder.state_dict(), path, "the weights of the decoder that its header describes")
     decoder.load_state_dict(weights)
     return decoder.to(device).eval(), meta
+
+
+def load_adapter(path: Path, device: str | torch.device = "cpu") -> Adapter | None:
+    """The adapter that was trained with a decoder; None where there was none.
+
+    Parameters
+    ----------
+    path : Path
+        The decoder's file.
+    device : str or torch.device
+        Where it goes; in evaluation mode.
+
+    Raises
+    ------
+    SlideloomError
+        Code ``decoder_file``: as in :func:`load_decoder`.
+    """
+    meta = read_meta(path)
+    if meta.adapter is None:
+        return None
+    adapter = adapter_from_recipe(meta.adapter)
+    weights = _part(path, meta, ADAPTER)
+    _check_weights(weights, adapter.state_dict(), path, "the weights of the adapter that its header describes")
+    adapter.load_state_dict(weights)
+    return adapter.to(device).eval()
 
 
 def load_tuned_encoder(path: Path, encoder: Encoder) -> None:
@@ -238,9 +278,7 @@ def load_tuned_encoder(path: Path, encoder: Encoder) -> None:
             hint="Run the workflow, not this job alone: the decoder is made again for the new weights",
             code="encoder_weights",
         )
-    with safe_open(path, framework="pt") as handle:
-        names = _names(handle.keys(), meta, tuned=True)
-        weights = {name.removeprefix(_ENCODER): handle.get_tensor(name) for name in names}
+    weights = _part(path, meta, _ENCODER)
     _check_weights(weights, encoder.module.state_dict(), path, f"the weights of {encoder.spec.name}")
     if _digest(weights) != digest:
         raise _refused(path, "holds other encoder weights than its header says", digest)
@@ -261,9 +299,15 @@ def _digest(weights: Mapping[str, torch.Tensor]) -> str:
     return state.hexdigest()
 
 
-def _names(found: Iterable[str], meta: DecoderMeta, *, tuned: bool) -> list[str]:
-    """Keys of the decoder, or of the encoder that was trained with it."""
-    return [name for name in found if (meta.encoder_trained and name.startswith(_ENCODER)) == tuned]
+def _part(path: Path, meta: DecoderMeta, part: str) -> dict[str, torch.Tensor]:
+    """Weights of the decoder (an empty part), or of what was trained with it, by their own names."""
+    others = ([_ENCODER] if meta.encoder_trained else []) + ([ADAPTER] if meta.adapter is not None else [])
+    with safe_open(path, framework="pt") as handle:
+        return {
+            name.removeprefix(part): handle.get_tensor(name)
+            for name in handle.keys()  # noqa: SIM118 - it is no mapping
+            if part == next((one for one in others if name.startswith(one)), "")
+        }
 
 
 def _check_weights(

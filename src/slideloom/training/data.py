@@ -204,9 +204,25 @@ class PatchData:
                 return part
             for name, values in part.items():
                 if name not in out:
-                    out[name] = np.empty((indices.size, *values.shape[1:]), values.dtype)
-                out[name][here] = values
+                    out[name] = self._room(name, values, owner)
+                if name == "pixels":
+                    out[name][here, : values.shape[1]] = values
+                else:
+                    out[name][here] = values
         return out
+
+    def _room(self, name: str, values: NDArray[Any], owner: NDArray[np.intp]) -> NDArray[Any]:
+        """An array for what several slides give; pixels have the channels of the largest panel, 0 where there is none.
+
+        Panels and types differ only before an adapter; float32 holds all of their values.
+        """
+        if name != "pixels":
+            return np.empty((owner.size, *values.shape[1:]), values.dtype)
+        slides = [self.slides[number] for number in np.unique(owner).tolist()]
+        kinds = {slide.patches.dtype for slide in slides}
+        most = max(len(slide.channels) for slide in slides)
+        kind = kinds.pop() if len(kinds) == 1 else np.dtype(np.float32)
+        return np.zeros((owner.size, most, *values.shape[2:]), kind)
 
 
 def _turned(batch: Batch, symmetries: NDArray[np.uint8]) -> Batch:

@@ -17,11 +17,13 @@ from slideloom.training.job import TrainJob
 from slideloom.training.judge import Judge
 from slideloom.training.optimiser import Stepper, autocast
 from slideloom.training.scores import PooledScores
-from slideloom.training.terms import terms_of, total_loss
+from slideloom.training.terms import Drawn, terms_of, total_loss
 
 __all__ = ["Passes"]
 
 Order = Sequence[NDArray[np.intp]]
+#: Tells the draws of InstanSeg's loss from all others of the same seed, epoch and step.
+_SEEDS = 0x5EED
 
 
 class Passes:
@@ -82,6 +84,8 @@ class Passes:
         self._model.train()
         sums = _Sums(self._names, self._device)
         batches = feed.batches(_shares(order, world), epoch, training=True)
+        hot = epoch < self._job.loss.instanseg_hot_start
+        step = 0
         for group in _groups(order, self._job.training.accumulate):
             patches = sum(indices.size for indices in group)
             mine = [indices for indices in _shares(group, world) if indices.size]
@@ -89,7 +93,9 @@ class Passes:
                 batch = next(batches)
                 with autocast(self._job.training.precision, self._device):
                     outputs = self._model(batch.tokens, batch.image, batch.size)
-                loss, terms = total_loss(outputs, batch.targets, self._job.loss, self._weights)
+                drawn = self._drawn(epoch, step, hot)
+                loss, terms = total_loss(outputs, batch.targets, self._job.loss, self._weights, drawn)
+                step += 1
                 stepper.backward(loss, batch.n / patches)
                 # A batch late, so that a GPU need not be waited for.
                 self._judge.check_finite(sums.last(), epoch, "training")
@@ -111,16 +117,25 @@ class Passes:
         sums = _Sums(self._names, self._device)
         scores = PooledScores(job.heads, job.n_classes, self._device)
         order = _shares(batches_in_order(feed.n, job.training.batch_size), world)
-        for batch in feed.batches(order, epoch, training=False):
+        for step, batch in enumerate(feed.batches(order, epoch, training=False)):
             with autocast(job.training.precision, self._device):
                 outputs = self._model(batch.tokens, batch.image, batch.size)
-            loss, terms = total_loss(outputs, batch.targets, job.loss, self._weights)
+            # The same draws in every epoch, and never the hot start's loss: epochs are compared by it.
+            loss, terms = total_loss(outputs, batch.targets, job.loss, self._weights, self._drawn(0, step, False))
             self._judge.check_finite(sums.last(), epoch, "validation")
             sums.add({"loss": loss, **terms}, batch.n)
             scores.add(outputs, batch.targets)
         self._judge.check_finite(sums.last(), epoch, "validation")
         world.add_up(*scores.counts)
         return {**sums.means(world), **scores.figures()}
+
+    def _drawn(self, epoch: int, step: int, hot: bool) -> Drawn | None:
+        """What InstanSeg's loss needs; None without its head."""
+        classifier = getattr(self._model, "pixel_classifier", None)
+        if classifier is None:
+            return None
+        draws = np.random.default_rng([self._job.training.seed, epoch, step, self._world.rank, _SEEDS])
+        return Drawn(classifier, draws, hot)
 
 
 def _shares(order: Order, world: World) -> list[NDArray[np.intp]]:

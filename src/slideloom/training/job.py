@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from slideloom.config.model import (
+    AdapterConfig,
     AugmentationConfig,
     DecoderConfig,
     EncoderConfig,
@@ -38,6 +39,8 @@ class LiveEncoder:
         Accessions by marker.
     statistics : Path, optional
         Channel statistics of the training slides, where it is normalised with them.
+    adapter : AdapterConfig, optional
+        What stands before it and is trained.
     build : callable
         Makes it, as :func:`slideloom.encoders.registry.build_encoder` does. It is given and not imported, so that
         training on stored tokens depends on the code of no encoder.
@@ -46,6 +49,7 @@ class LiveEncoder:
     config: EncoderConfig
     uniprot: Mapping[str, str] = field(default_factory=dict)
     statistics: Path | None = None
+    adapter: AdapterConfig | None = None
     build: BuildEncoder = field(kw_only=True)
 
 

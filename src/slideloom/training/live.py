@@ -1,7 +1,9 @@
 """The encoder of a live training: patches are encoded in every step, by frozen weights or by weights that train, too.
 
 The encoder stays in evaluation mode also where it is trained: what was trained long ago on large batches should not
-meet dropout, or statistics of a few tiles, once more. Training then changes its weights and nothing else.
+meet dropout, or statistics of a few tiles, once more. Training then changes its weights and nothing else. Before it
+may stand an adapter, which is trained from the first step on and then gives the encoder, and the decoder's image skip,
+what they see; slides need not have the same channels then.
 """
 
 from __future__ import annotations
@@ -14,14 +16,19 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from slideloom.adapters.base import Adapter
+from slideloom.adapters.build import build_adapter
+from slideloom.adapters.panel import adapter_channels, adapter_statistics
 from slideloom.artefacts.files import read_json
 from slideloom.artefacts.keys import canonical
 from slideloom.config.model import AugmentationConfig
 from slideloom.decoders.cellvit import expand_blocks
-from slideloom.encoders.base import Encoder, encoder_record
-from slideloom.encoders.fit import check_fit, choose_channels, slide_panel, used_statistics
+from slideloom.encoders.base import RGB, Encoder, encoder_record
+from slideloom.encoders.fit import check_fit, choose_channels, marker_panel, slide_panel, used_statistics
+from slideloom.encoders.normalise import normalise
 from slideloom.errors import SlideError, SlideloomError
 from slideloom.patches.statistics import ChannelStatistics
 from slideloom.training.annotated import AnnotatedSlide, Geometry
@@ -51,11 +58,15 @@ class Front:
         Where it runs.
     statistics : ChannelStatistics, optional
         Of the training slides.
+    adapter : Adapter, optional
+        What stands before it.
 
     Attributes
     ----------
     module : Module
         Its layers, in evaluation mode; their weights are frozen until :meth:`train_from` says otherwise.
+    adapter : Adapter or None
+        On the device.
     trained : bool
         Whether its weights are being trained or have been.
 
@@ -72,7 +83,9 @@ class Front:
         job: TrainJob,
         device: torch.device,
         statistics: ChannelStatistics | None = None,
+        adapter: Adapter | None = None,
     ) -> None:
+        self.adapter = None if adapter is None else adapter.to(device)
         self.module: nn.Module = encoder.module
         self.trained = False
         self._unfreeze_epoch = job.training.unfreeze_epoch
@@ -115,14 +128,19 @@ class Front:
             if slide.fitted:
                 continue
             notes = check_fit(encoder, config, slide.patches)
-            channels = choose_channels(encoder, config, slide.patches)
-            statistics = used_statistics(encoder, config, slide.patches, self._statistics)
+            if self.adapter is None:
+                channels = choose_channels(encoder, config, slide.patches)
+                statistics = used_statistics(encoder, config, slide.patches, self._statistics)
+            else:
+                channels = adapter_channels(config, slide.patches)
+                statistics = adapter_statistics(config, slide.patches, self._statistics)
             blocks = tuple(encoder.blocks if slide.needs.skips else encoder.blocks[-1:])
             # As it would be read back from an embedding store.
             record: dict[str, Any] = json.loads(canonical(encoder_record(encoder, config, self._precision)))
             record["notes"] += notes
             told = None if statistics is None else statistics.as_dict()
-            geometry = Geometry(encoder.width, encoder.patch_px, len(channels), blocks, record, told)
+            seen = len(channels) if self.adapter is None else self.adapter.out_channels
+            geometry = Geometry(encoder.width, encoder.patch_px, seen, blocks, record, told)
             slide.fit_to(channels, statistics, geometry)
             for note in notes:
                 _LOG.warning("%s: %s", slide.slide_id, note)
@@ -194,7 +212,8 @@ class Front:
         """
         if batch.pixels is None or batch.owners is None:
             raise ValueError("a batch without raw pixels")
-        pixels, training, kind = batch.pixels, augmentation is not None, self._encoder.spec.kind
+        pixels, training = batch.pixels, augmentation is not None
+        kind = self._encoder.spec.kind if self.adapter is None else "markers"
         look = Appearance()
         if augmentation is not None and rng is not None:
             look = draw_appearance(augmentation, kind, len(pixels), pixels.shape[1], rng)
@@ -205,7 +224,10 @@ class Front:
         geometry = slides[0].geometry
         with torch.no_grad():
             images = leave_out(self._normalised(changed, batch.owners, slides), look)
-        with torch.set_grad_enabled(training and self._trains), autocast(self._precision, self._device):
+        trains = training and (self._trains or self.adapter is not None)
+        with torch.set_grad_enabled(trains), autocast(self._precision, self._device):
+            if self.adapter is not None:
+                images = self.adapter.train(training)(images, _present(batch.owners, slides, look, images)).float()
             found = self._encoder.tokens(images)
         tokens = [found[block].permute(0, 3, 1, 2).float() for block in geometry.blocks]
         tokens = [values.contiguous(memory_format=torch.channels_last) for values in tokens]
@@ -223,14 +245,22 @@ class Front:
         wanted = {number: _statistics_of(slides[number]) for number in numbers.tolist()}
         first = wanted[int(numbers[0])]
         if all(one == first for one in wanted.values()):
-            return self._encoder.preprocess(pixels, first)
+            return self._preprocessed(pixels, first)
         # Some types of raw pixels cannot be picked on every device; float32 is what normalisation begins with.
         values = pixels.to(torch.float32)
-        out = torch.empty_like(values)
+        out = torch.zeros_like(values)
         for number, statistics in wanted.items():
             rows = torch.from_numpy(np.flatnonzero(owners == number)).to(pixels.device, non_blocking=True)
-            out.index_copy_(0, rows, self._encoder.preprocess(values.index_select(0, rows), statistics))
+            # Panels with fewer channels than the batch's largest are filled up behind.
+            here = len(slides[number].channels)
+            out[rows, :here] = self._preprocessed(values.index_select(0, rows)[:, :here], statistics)
         return out
+
+    def _preprocessed(self, pixels: Tensor, statistics: ChannelStatistics | None) -> Tensor:
+        if self.adapter is None:
+            return self._encoder.preprocess(pixels, statistics)
+        names = () if statistics is None else statistics.markers
+        return normalise(pixels, statistics, names, self._live.config.model)
 
     def state_dict(self) -> dict[str, Tensor]:
         """The module's."""
@@ -266,8 +296,25 @@ def make_front(job: TrainJob, slides: Sequence[AnnotatedSlide], device: torch.de
     statistics = None
     if live.statistics is not None:
         statistics = ChannelStatistics.from_dict(read_json(live.statistics))
-    encoder = live.build(live.config, slide_panel(slides[0].patches, statistics, live.uniprot))
-    return Front(encoder, live, job, device, statistics)
+    if live.adapter is None:
+        encoder = live.build(live.config, slide_panel(slides[0].patches, statistics, live.uniprot))
+        return Front(encoder, live, job, device, statistics)
+    adapter = build_adapter(live.adapter, seed=job.training.seed)
+    encoder = live.build(live.config.model_copy(update={"markers": []}), marker_panel(RGB, {}))
+    return Front(encoder, live, job, device, statistics, adapter)
+
+
+def _present(
+    owners: NDArray[np.intp], slides: Sequence[AnnotatedSlide], look: Appearance, images: Tensor
+) -> Tensor | None:
+    """(n, c) bool: the channels that a patch has and that were not left out; None where it is all of them."""
+    counts = np.array([len(slides[owner].channels) for owner in owners.tolist()])
+    there: NDArray[Any] = np.less(np.arange(images.shape[1]), counts[:, None])
+    if look.left_out is not None:
+        kept = there & ~look.left_out
+        # A patch keeps a channel: where the one that was to stay is none of its own, it keeps all.
+        there = np.where(kept.any(axis=1)[:, None], kept, there)
+    return None if there.all() else torch.from_numpy(there).to(images.device)
 
 
 def _statistics_of(slide: AnnotatedSlide) -> ChannelStatistics | None:

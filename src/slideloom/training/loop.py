@@ -21,10 +21,10 @@ from torch import Tensor, nn
 
 from slideloom.artefacts.tables import write_table
 from slideloom.decoders.base import Decoder
-from slideloom.decoders.cellvit import build_decoder
+from slideloom.decoders.build import build_decoder
 from slideloom.errors import SlideloomError
 from slideloom.training.annotated import AnnotatedSlide, Needs
-from slideloom.training.checkpoint import save_decoder
+from slideloom.training.checkpoint import ADAPTER, save_decoder
 from slideloom.training.data import PatchData
 from slideloom.training.distributed import ALONE, World, launch, launched, member
 from slideloom.training.ema import RunningMean
@@ -102,8 +102,7 @@ class _Training:
         self.job, self.world, self.device = job, world, torch.device(job.device)
         training = job.training
         terms_of(job.heads, job.loss)
-        image = job.decoder.image_skip and job.decoder.kind == "cellvit"
-        needs = Needs(job.heads, job.decoder.skips, image, job.n_classes)
+        needs = Needs(job.heads, job.decoder.skips, job.decoder.reads_image, job.n_classes)
         asked = {"training": job.train, "validation": job.val}
         parts = {role: open_slides(slides, needs, role) for role, slides in asked.items()}
         _require(parts["training"], job)
@@ -130,17 +129,26 @@ class _Training:
         may_train = self.front is not None and training.unfreeze_epoch is not None
         self.encoder = self.front.module if self.front is not None and may_train else None
         encoder = [] if self.encoder is None else list(self.encoder.parameters())
-        optimiser = make_optimiser(training, list(self.model.parameters()), encoder)
+        self.adapter = None if self.front is None else self.front.adapter
+        trained = [weight for network in self._heads.values() for weight in network.parameters()]
+        optimiser = make_optimiser(training, trained, encoder)
         self.stepper = Stepper(optimiser, training, self.device, world)
         self.means: dict[str, RunningMean] = {}
         if training.ema is not None:
-            networks = {"decoder": self.model} | ({} if self.encoder is None else {"encoder": self.encoder})
+            networks = self._heads | ({} if self.encoder is None else {"encoder": self.encoder})
             self.means = {name: RunningMean(network, training.ema) for name, network in networks.items()}
         self.meta = describe(job, self.geometry, self.model.recipe(), self.judge.monitor, found, data, val)
+        if self.adapter is not None:
+            self.meta = dataclasses.replace(self.meta, adapter=self.adapter.recipe())
         self.key = training_key(job, self.meta, data, val, self.model)
-        self.parts: dict[str, Stateful] = {"decoder": self.model, "optimiser": optimiser, "scaler": self.stepper.scaler}
+        self.parts: dict[str, Stateful] = {"optimiser": optimiser, "scaler": self.stepper.scaler, **self._heads}
         self.parts |= {f"mean of {name}": mean for name, mean in self.means.items()}
         self.parts |= {} if self.encoder is None else {"encoder": self.encoder}
+
+    @property
+    def _heads(self) -> dict[str, nn.Module]:
+        """What is trained from the first epoch on."""
+        return {"decoder": self.model} | ({} if self.adapter is None else {"adapter": self.adapter})
 
     def run(self) -> Path:
         job, training, world = self.job, self.job.training, self.world
@@ -175,9 +183,7 @@ class _Training:
         encoder_trains = self.front is not None and self.front.train_from(epoch)
         row: dict[str, Any] = {"epoch": epoch} | self._set_rates(state, encoder_trains)
         torch.manual_seed(_epoch_seed(job.training.seed, epoch, self.world.rank))
-        networks = {"decoder": self.model} | (
-            {"encoder": self.encoder} if self.encoder is not None and encoder_trains else {}
-        )
+        networks = self._heads | ({"encoder": self.encoder} if self.encoder is not None and encoder_trains else {})
         self.stepper.begin([value for network in networks.values() for value in _statistics(network)])
         order = draw_epoch(self.patch_weights, feed.n, job.training.batch_size, job.training.seed, epoch)
         means = [mean for name, mean in self.means.items() if name in networks]
@@ -215,15 +221,17 @@ class _Training:
         return {"lr": rates[0], "encoder_lr": rates[1] if encoder_trains else None}
 
     def _weights(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """What is judged and kept, of the decoder and, once it was trained, of the encoder; on the CPU."""
-        encoder_trained = self.encoder is not None and self.front is not None and self.front.trained
-        found = []
-        for name, network in (("decoder", self.model), ("encoder", self.encoder if encoder_trained else None)):
-            weights: dict[str, Tensor] = {}
-            if network is not None:
-                weights = self.means[name].weights if name in self.means else network.state_dict()
-            found.append({key: value.detach().cpu().clone() for key, value in weights.items()})
-        return found[0], found[1]
+        """What is judged and kept, of decoder and adapter and, once it was trained, of the encoder; on the CPU."""
+
+        def of(name: str, network: nn.Module | None) -> dict[str, Tensor]:
+            if network is None:
+                return {}
+            weights = self.means[name].weights if name in self.means else network.state_dict()
+            return {key: value.detach().cpu().clone() for key, value in weights.items()}
+
+        trained = self.encoder if self.front is not None and self.front.trained else None
+        adapter = {f"{ADAPTER}{key}": value for key, value in of("adapter", self.adapter).items()}
+        return of("decoder", self.model) | adapter, of("encoder", trained)
 
     # ---- beginning and end ----------------------------------------------------------------------------------------
 

@@ -19,7 +19,7 @@ from slideloom._version import __version__
 from slideloom.artefacts.tables import write_table
 from slideloom.config.model import Head
 from slideloom.decoders.base import Decoder
-from slideloom.decoders.cellvit import build_decoder
+from slideloom.decoders.build import build_decoder
 from slideloom.decoders.cellvit_model import PUBLISHED_HEADS, cellvit_from_weights
 from slideloom.encoders.cellvit.file import CellViTFile
 from slideloom.encoders.checkpoints.weights import Weights, read_weights

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -10,11 +11,13 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from slideloom.config.model import Head, LossConfig
+from slideloom.decoders.instanseg import PixelClassifier
 from slideloom.errors import SlideloomError
 from slideloom.training import losses
+from slideloom.training.instanseg_loss import instanseg_loss
 from slideloom.training.lovasz import lovasz_hinge, lovasz_softmax
 
-__all__ = ["TERMS", "UNKNOWN_CLASS", "class_weights", "hv_as_float", "terms_of", "total_loss"]
+__all__ = ["TERMS", "UNKNOWN_CLASS", "Drawn", "class_weights", "hv_as_float", "terms_of", "total_loss"]
 
 #: Class of a pixel inside a nucleus whose class nobody wrote down; such pixels do not count for the class head.
 UNKNOWN_CLASS = 255
@@ -25,9 +28,32 @@ _HEAD_TERMS: dict[Head, tuple[str, ...]] = {
     "classes": _OF_CLASSES,
     "hv": ("mse", "msge"),
     "boundary": _OF_TWO,
+    "distance": ("l1",),
+    "three_class": ("cross_entropy", "dice"),
+    "instanseg": ("instance", "seed"),
+    "instanseg_cells": ("instance", "seed"),
 }
 #: Every term that any head can have, in the order of the history's columns.
 TERMS = tuple(f"{head}_{name}" for head, names in _HEAD_TERMS.items() for name in names)
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What InstanSeg's loss is worked out with, besides outputs and targets.
+
+    Attributes
+    ----------
+    classifier : PixelClassifier
+        The decoder's, which says of a pixel and a seed whether they belong together.
+    rng : Generator
+        Which seeds and nuclei of a crowded patch count is drawn from it.
+    hot : bool
+        Whether the hot start is on.
+    """
+
+    classifier: PixelClassifier
+    rng: np.random.Generator
+    hot: bool = False
 
 
 def terms_of(heads: Sequence[Head], config: LossConfig) -> dict[str, float]:
@@ -86,6 +112,10 @@ def _check_terms(config: LossConfig) -> None:
 def _weight(head: Head, name: str, config: LossConfig) -> float:
     if head == "hv":
         return float(getattr(config, f"hv_{name}"))
+    if head in ("distance", "three_class"):
+        return float(getattr(config, head))
+    if head in ("instanseg", "instanseg_cells"):
+        return float(getattr(config, f"instanseg_{name}"))
     if head in config.heads:
         return float(getattr(config.heads[head], name))
     if head == "boundary":
@@ -98,6 +128,7 @@ def total_loss(
     targets: Mapping[str, Tensor],
     config: LossConfig,
     weights: Tensor | None = None,
+    drawn: Drawn | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Weighted sum of the terms of every head.
 
@@ -105,15 +136,18 @@ def total_loss(
     ----------
     outputs : mapping of str to Tensor
         Of the decoder, float: ``nucleus`` (n, 2, h, w) logits, ``classes`` (n, k, h, w) logits, ``hv`` (n, 2, h, w) x
-        then y, ``boundary`` (n, 1, h, w) logits.
+        then y, ``boundary`` (n, 1, h, w) logits; and so on, see :meth:`slideloom.decoders.base.Decoder.forward`.
     targets : mapping of str to Tensor
         ``valid`` (n, h, w) bool; ``nucleus`` (n, h, w) 0 or 1; and for the heads there are ``classes`` (n, h, w) below
-        k or 255 for unknown, ``hv`` (n, 2, h, w) in -1 to 1, or int8 scaled by 127, ``boundary`` (n, h, w) 0 or 1.
+        k or 255 for unknown, ``hv`` (n, 2, h, w) in -1 to 1, or int8 scaled by 127, ``boundary`` (n, h, w) 0 or 1 (of
+        ``three_class``, too), ``distance`` (n, h, w) float, ``instances`` (n, h, w) int32 (instanseg).
     config : LossConfig
         Weights and exponents of the terms. ``original`` changes cross-entropy, Dice and focal Tversky of the nucleus
         and class heads and the HV gradients; CellViT has no other terms, and they stay as they are.
     weights : Tensor (k,), optional
         Class weights of the class head's cross-entropy.
+    drawn : Drawn, optional
+        Of the head instanseg.
 
     Returns
     -------
@@ -129,6 +163,13 @@ def total_loss(
         names = [name for name in _HEAD_TERMS[head] if f"{head}_{name}" in wanted]
         if head == "hv":
             own = _hv_terms(names, output, targets["hv"], targets["nucleus"], valid, config.original)
+        elif head == "distance":
+            own = {"l1": _mean((output[:, 0].float().sigmoid() - targets["distance"]).abs(), valid)}
+        elif head == "three_class":
+            three = losses.pixel_map(output, _three_classes(targets), valid)
+            own = {"cross_entropy": losses.cross_entropy(three.sums), "dice": losses.dice(three.sums)}
+        elif head in ("instanseg", "instanseg_cells"):
+            own = _instanseg_terms(names, output, targets, valid, config, drawn)
         else:
             target = targets[head]
             usable = valid & (target != UNKNOWN_CLASS) if head == "classes" else valid
@@ -148,6 +189,39 @@ def _hv_terms(
     if "msge" in names:
         values["msge"] = losses.hv_msge(output, true, nucleus, valid, original=original)
     return values
+
+
+def _instanseg_terms(
+    names: Sequence[str],
+    output: Tensor,
+    targets: Mapping[str, Tensor],
+    valid: Tensor,
+    config: LossConfig,
+    drawn: Drawn | None,
+) -> dict[str, Tensor]:
+    if drawn is None:
+        raise ValueError("InstanSeg's loss needs the decoder's classifier")
+    both = instanseg_loss(
+        output,
+        targets["instances"],
+        valid,
+        drawn.classifier,
+        config,
+        drawn.hot,
+        drawn.rng,
+        distance=targets.get("distance"),
+    )
+    return {name: value for name, value in zip(("instance", "seed"), both, strict=True) if name in names}
+
+
+def _mean(values: Tensor, valid: Tensor) -> Tensor:
+    """Mean over what counts; 0 where nothing does."""
+    return torch.where(valid, values, 0.0).sum() / valid.sum().clamp(min=1)
+
+
+def _three_classes(targets: Mapping[str, Tensor]) -> Tensor:
+    """0 background, 1 inside, 2 at the boundary: (n, h, w) uint8."""
+    return torch.where(targets["boundary"] > 0, 2, (targets["nucleus"] > 0).to(torch.uint8))
 
 
 def hv_as_float(target: Tensor) -> Tensor:

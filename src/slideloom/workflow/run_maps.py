@@ -26,7 +26,7 @@ from slideloom.inference.tiles import StoredTiles
 from slideloom.patches.statistics import ChannelStatistics
 from slideloom.patches.store import PatchStore
 from slideloom.slides.facts import load_facts
-from slideloom.training.checkpoint import load_decoder, load_tuned_encoder
+from slideloom.training.checkpoint import load_adapter, load_decoder, load_tuned_encoder
 from slideloom.training.splits import roles_of_fold
 from slideloom.workflow.job import Job
 
@@ -119,7 +119,9 @@ class _Slides:
         config, uniprot = self._job.encoder_config(name), self._job.uniprot(name)
         self._config = config
         made_for = self._meta.encoder.get("fused", [self._meta.encoder])[0]
-        self._encoder = build_encoder(config, marker_panel([*made_for["markers"], *made_for["dropped"]], uniprot))
+        # Markers are the adapter's, where there is one.
+        own = config if self._meta.adapter is None else config.model_copy(update={"markers": []})
+        self._encoder = build_encoder(own, marker_panel([*made_for["markers"], *made_for["dropped"]], uniprot))
         if self._meta.encoder_trained:
             load_tuned_encoder(self._model, self._encoder)
         if self._encoder.weights != made_for["weights"]:
@@ -131,6 +133,7 @@ class _Slides:
                 code="encoder_weights",
             )
         self._encoder.to(self.device)
+        self._adapter = load_adapter(self._model, self.device)
         self._statistics = None
         digests = file_digests(config, uniprot)
         if config.statistics:
@@ -207,4 +210,5 @@ class _Slides:
             self._meta.blocks,
             rows,
             shifted,
+            self._adapter,
         )

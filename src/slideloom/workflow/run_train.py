@@ -11,6 +11,7 @@ import torch
 from slideloom.artefacts.keys import canonical
 from slideloom.artefacts.stage import ItemState
 from slideloom.config.model import (
+    AdapterConfig,
     AugmentationConfig,
     DecoderConfig,
     GridConfig,
@@ -108,7 +109,8 @@ def _live(job: Job, build: BuildEncoder) -> tuple[LiveEncoder, dict[str, str]]:
     if config.statistics:
         pooled, statistics = job.states("statistics")[name], job.paths.statistics(name)
         digests["statistics"] = pooled.digest if pooled.status == "ok" else ""
-    return LiveEncoder(config, uniprot, statistics, build=build), digests
+    adapter = job.config["experiment"].get("adapter")
+    return LiveEncoder(config, uniprot, statistics, AdapterConfig(**adapter) if adapter else None, build=build), digests
 
 
 def _left_out(states: Sequence[Mapping[str, ItemState]], wanted: Sequence[str], role: str) -> list[str]:

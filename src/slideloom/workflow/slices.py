@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from slideloom.config.catalogue import complete, find_entry
+from slideloom.config.catalogue import adapted, complete, find_entry
 from slideloom.config.model import ExperimentConfig
 from slideloom.slides.sheet import SlideRow
 from slideloom.slides.sides import take_sides
@@ -49,9 +49,14 @@ class Slices:
         return self._slices[stage](*context)
 
     def predicted_live(self, experiment: str) -> bool:
-        """Whether tiles are encoded as they are predicted: the config says so, or the encoder was trained, too."""
-        training = self.config.experiments[experiment].training
-        return self.config.inference.source == "live" or training.unfreeze_epoch is not None
+        """Whether tiles are encoded as they are predicted.
+
+        So where the config says it; where what encodes was trained, too; and where nothing reads the tokens.
+        """
+        config = self.config.experiments[experiment]
+        trained = config.adapter is not None or config.training.unfreeze_epoch is not None
+        unread = config.decoder.whole and config.training.input == "live"
+        return self.config.inference.source == "live" or trained or unread
 
     def labels(self, experiment: str) -> tuple[str, str | None]:
         """Where another program left its nuclei and their classes, with ``{slide}``."""
@@ -92,7 +97,7 @@ class Slices:
             "maps": self._maps_slice,
             "instances": lambda experiment, fold: {
                 # Windows change memory and speed, no pixel.
-                "instances": self.config.instances.model_dump(mode="json", exclude={"window_px"}),
+                "instances": self.config.instances_of(experiment).model_dump(mode="json", exclude={"window_px"}),
                 "image": self.study.images_of(experiment)[0],
                 "grid": self.study.grid_of(experiment),
                 "classes": self._classes(),
@@ -141,9 +146,9 @@ class Slices:
             files["pretrained"] = path[0]
         return files
 
-    def _encoder(self, name: str) -> dict[str, Any]:
-        """All of an encoder's config that its tokens depend on, its files apart."""
-        config = complete(self.config.encoders[name])
+    def _encoder(self, name: str, behind: bool = False) -> dict[str, Any]:
+        """All of an encoder's config that its tokens depend on, its files apart; also where an adapter is before it."""
+        config = (adapted if behind else complete)(self.config.encoders[name])
         body: dict[str, Any] = {"encoder": config.model_dump(mode="json", exclude=set(_FILE_KEYS))}
         entry = find_entry(config.model)
         if entry is not None and entry.embedding:
@@ -151,7 +156,8 @@ class Slices:
         return body
 
     def _encoders(self, experiment: str) -> list[dict[str, Any]]:
-        return [{"name": name, **self._encoder(name)} for name in self.config.experiments[experiment].encoder]
+        config = self.config.experiments[experiment]
+        return [{"name": name, **self._encoder(name, config.adapter is not None)} for name in config.encoder]
 
     def _split_slice(self, split: str) -> dict[str, Any]:
         columns = ("slide_id", "patient_id", "platform", "split")
@@ -181,7 +187,7 @@ class Slices:
             training = [row for row in self.study.rows if roles.get(row.slide_id) == "train"]
             body["groups"] = {row.slide_id: row.column(column) or "" for row in training}
         return body | {
-            "experiment": config.model_dump(mode="json", exclude={"encoder", "split", "pretrained"}),
+            "experiment": config.model_dump(mode="json", exclude={"encoder", "split", "pretrained", "instances"}),
             "encoders": self._encoders(experiment),
             "grid": self.config.grids[self.study.grid_of(experiment)],
             "split": config.split,

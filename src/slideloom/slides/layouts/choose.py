@@ -7,16 +7,43 @@ from pathlib import Path
 from types import MappingProxyType
 
 from slideloom.errors import SlideloomError
+from slideloom.slides.layouts.cellbindb import is_cellbindb, read_cellbindb
+from slideloom.slides.layouts.consep import is_consep, read_consep
+from slideloom.slides.layouts.cpdmi import is_cpdmi, read_cpdmi
+from slideloom.slides.layouts.dsb2018 import is_dsb2018, read_dsb2018
 from slideloom.slides.layouts.imported import Imported
+from slideloom.slides.layouts.lizard import is_conic, is_lizard, read_conic, read_lizard
+from slideloom.slides.layouts.monuseg import is_monuseg, read_monuseg
+from slideloom.slides.layouts.nucls import is_nucls, read_nucls
+from slideloom.slides.layouts.nuinsseg import is_nuinsseg, read_nuinsseg
 from slideloom.slides.layouts.orion_subset import is_orion_subset, read_orion_subset
+from slideloom.slides.layouts.pairs import is_pairs, read_pairs
+from slideloom.slides.layouts.pannuke import is_pannuke, read_pannuke
 from slideloom.slides.layouts.spora import is_spora, read_spora
+from slideloom.slides.layouts.tissuenet import is_tissuenet, read_tissuenet
 
 __all__ = ["LAYOUTS", "find_layout", "read_data_set"]
 
 _Look = Callable[[Path], bool]
 _Read = Callable[[Path, Path, float | None], Imported]
 _LAYOUTS: Mapping[str, tuple[_Look, _Read]] = MappingProxyType(
-    {"spora": (is_spora, read_spora), "orion_subset": (is_orion_subset, read_orion_subset)}
+    {
+        "spora": (is_spora, read_spora),
+        "orion_subset": (is_orion_subset, read_orion_subset),
+        "pannuke": (is_pannuke, read_pannuke),
+        "conic": (is_conic, read_conic),
+        "consep": (is_consep, read_consep),
+        "lizard": (is_lizard, read_lizard),
+        "monuseg": (is_monuseg, read_monuseg),
+        "nuinsseg": (is_nuinsseg, read_nuinsseg),
+        "nucls": (is_nucls, read_nucls),
+        "cpdmi": (is_cpdmi, read_cpdmi),
+        "tissuenet": (is_tissuenet, read_tissuenet),
+        "dsb2018": (is_dsb2018, read_dsb2018),
+        "cellbindb": (is_cellbindb, read_cellbindb),
+        # The last: it asks least of a folder.
+        "pairs": (is_pairs, read_pairs),
+    }
 )
 #: Names of the layouts.
 LAYOUTS = tuple(_LAYOUTS)

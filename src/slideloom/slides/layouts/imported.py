@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,9 +16,21 @@ from slideloom.artefacts.files import publish, write_text
 from slideloom.slides.sheet import SlideRow, write_sheet
 from slideloom.slides.tables import Channel, ClassTable
 
-__all__ = ["Imported", "Remarks", "path_from", "table_paths", "write_label_image", "write_tables"]
+__all__ = [
+    "Imported",
+    "Remarks",
+    "path_from",
+    "table_paths",
+    "write_class_rows",
+    "write_file_list",
+    "write_label_image",
+    "write_picture",
+    "write_tables",
+]
 
 _TILE_PX = 512
+#: Of zlib: photographs hardly shrink further, and take much longer.
+_PNG_LEVEL = 3
 
 
 @dataclass(frozen=True)
@@ -98,9 +111,7 @@ def write_tables(found: Imported, sheet: Path) -> tuple[Path, ...]:
         write_text(places["markers"], _table(("channel", "marker", "uniprot", "nuclear"), rows))
         written.append(places["markers"])
     if len(found.classes):
-        named = zip(found.classes.ids, found.classes.names, found.classes.colours, strict=True)
-        lines = [(str(number), name, "#{:02x}{:02x}{:02x}".format(*colour)) for number, name, colour in named]
-        write_text(places["classes"], _table(("id", "name", "colour"), lines))
+        write_text(places["classes"], _class_text(found.classes))
         written.append(places["classes"])
     write_sheet(found.rows, places["slides"])
     return tuple(written)
@@ -108,6 +119,70 @@ def write_tables(found: Imported, sheet: Path) -> tuple[Path, ...]:
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "".join("\t".join(line) + "\n" for line in (header, *rows))
+
+
+def _class_text(classes: ClassTable) -> str:
+    header: tuple[str, ...] = ("id", "name", "colour")
+    lines: list[tuple[str, ...]] = [
+        (str(number), name, "#{:02x}{:02x}{:02x}".format(*colour))
+        for number, name, colour in zip(classes.ids, classes.names, classes.colours, strict=True)
+    ]
+    if any(classes.aliases):
+        header = (*header, "aliases")
+        lines = [(*line, ";".join(group)) for line, group in zip(lines, classes.aliases, strict=True)]
+    return _table(header, lines)
+
+
+def write_file_list(place: Path, files: Iterable[Path], root: Path) -> None:
+    """Record which files of a data set were used: ``path``, ``size`` in bytes and ``sha256``, tab-separated.
+
+    Sets are published more than once under one name, and lists of files are cut into splits by their order; so a study
+    records what it read.
+
+    Parameters
+    ----------
+    place : Path
+        Where the list goes, ``files.tsv`` beside the sheet.
+    files : iterable of Path
+        Files below ``root``, in any order; repeated ones count once.
+    root : Path
+        The data set's top, where the paths of the list start.
+    """
+    rows = []
+    for path in sorted(set(files), key=lambda one: one.relative_to(root).as_posix()):
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            rows.append((path.relative_to(root).as_posix(), str(path.stat().st_size), digest))
+    write_text(place, _table(("path", "size", "sha256"), rows))
+
+
+def write_class_rows(place: Path, rows: Iterable[tuple[int, str]]) -> None:
+    """Write a class table of one slide: columns ``instance_id`` and ``class``, tab-separated.
+
+    Parameters
+    ----------
+    place : Path
+        Ends in ``.tsv``.
+    rows : iterable of (int, str)
+        Label and name of the class of each nucleus whose class is known.
+    """
+    write_text(place, _table(("instance_id", "class"), ((str(number), name) for number, name in rows)))
+
+
+def write_picture(place: Path, pixels: NDArray[np.uint8]) -> None:
+    """Write an RGB picture as PNG, whole or not at all.
+
+    Parameters
+    ----------
+    place : Path
+        Ends in ``.png``.
+    pixels : (H, W, 3) uint8 array
+        The picture.
+    """
+    from PIL import Image
+
+    with publish(place) as draft:
+        Image.fromarray(pixels).save(draft, format="PNG", compress_level=_PNG_LEVEL)
 
 
 def write_label_image(place: Path, labels: NDArray[Any]) -> None:
