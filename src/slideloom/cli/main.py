@@ -229,19 +229,37 @@ def weights(
 def demo(
     folder: Annotated[Path, typer.Argument(help="Where the cohort is written.")],
     seed: Annotated[int, typer.Option(min=0, help="Another seed, another cohort; the same seed, the same bytes.")] = 0,
-    slides: Annotated[int, typer.Option(min=1, help="Number of slides, each with an H&E and an SP image.")] = 8,
-    size: Annotated[int, typer.Option(min=128, help="Side of a slide, pixels.")] = 960,
+    slides: Annotated[
+        int | None,
+        typer.Option(min=1, help="Number of slides, 8 if left out; with --platforms, of each platform, 2 if left out."),
+    ] = None,
+    size: Annotated[
+        int | None, typer.Option(min=128, help="Side of a slide, pixels: 960 if left out; with --platforms, 384.")
+    ] = None,
+    platforms: Annotated[
+        bool,
+        typer.Option("--platforms", help="Slides of three platforms, whose panels have 5, 7 and 16 channels; no H&E."),
+    ] = False,
 ) -> None:
     """Write a synthetic cohort with known nuclei.
 
     Paired H&E and 16-marker slides of the same tissue, as real files, with sheet, markers and classes.
     """
     from slideloom.cli.guards import check_demo_folder
-    from slideloom.demo.cohort import write_cohort
 
     check_demo_folder(folder)
-    place = write_cohort(folder, seed=seed, n_slides=slides, size_px=size)
-    typer.echo(f"{slides} slides; the sheet is {place}")
+    if platforms:
+        from slideloom.demo.platforms import PLATFORMS, write_platforms
+
+        each = slides or 2
+        place = write_platforms(folder, seed=seed, n_slides=each, size_px=size or 384)
+        typer.echo(f"{each * len(PLATFORMS)} slides of {len(PLATFORMS)} platforms; the sheet is {place}")
+        return
+    from slideloom.demo.cohort import write_cohort
+
+    n_slides = slides or 8
+    place = write_cohort(folder, seed=seed, n_slides=n_slides, size_px=size or 960)
+    typer.echo(f"{n_slides} slides; the sheet is {place}")
 
 
 @app.command()

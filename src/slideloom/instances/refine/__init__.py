@@ -1,0 +1,1 @@
+"""What may follow the instances: false ones dropped, merged ones split."""
