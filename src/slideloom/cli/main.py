@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 
 from slideloom._version import __version__
 from slideloom.errors import SlideloomError
+from slideloom.slides.pixel_size import COARSEST_UM, FINEST_UM
 
 if TYPE_CHECKING:
     from slideloom.slides.study import Study
@@ -95,7 +96,8 @@ def sheet(
         typer.Option(help="How the folder is laid out; auto: looked up, by names when it is none of the others."),
     ] = "names",
     mpp: Annotated[
-        float | None, typer.Option(min=0.01, max=100, help="Pixel size of every image, µm, where files have none.")
+        float | None,
+        typer.Option(min=FINEST_UM, max=COARSEST_UM, help="Pixel size of every image, µm, where files have none."),
     ] = None,
 ) -> None:
     """Make a sheet from a folder of images.

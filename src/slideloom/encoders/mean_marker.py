@@ -10,7 +10,8 @@ from torch.nn import functional
 from slideloom.config.model import EncoderConfig
 from slideloom.encoders.base import EncoderSpec, channel_label, check_patch_px, check_tile, resolve_blocks
 from slideloom.encoders.normalise import normalise
-from slideloom.patches.statistics import ChannelStatistics, marker_indices
+from slideloom.patches.panels import marker_indices
+from slideloom.patches.statistics import ChannelStatistics
 from slideloom.slides.tables import Channel
 
 __all__ = ["MeanMarker", "build_mean_marker"]
