@@ -145,6 +145,7 @@ def _small() -> Iterator[Kind]:
         ("tile_width_0", page, 322, "TIFF whose tiles are 0 px wide", "width of its tiles is 0"),
         ("tile_length_0", page, 323, "TIFF whose tiles are 0 px high", "height of its tiles is 0"),
         ("rows_per_strip_0", strip, 278, "TIFF whose strips are 0 px high", "height of its strips is 0"),
+        ("no_samples_tiff", page, 277, "TIFF whose pixels have no sample", "it cannot be opened"),
     ):
         spoilt = replace(one, tags={**one.tags, tag: (4, [0])})
         yield slide_kind(name, what, partial(tiff, [spoilt]), "unreadable", says=says)

@@ -282,7 +282,8 @@ def _largest(series: list[Any], warnings: list[str]) -> Any:
 
 def _one_stack(series: Any, where: str) -> Any:
     """Return the first page of a series that has one axis beside y and x, at most."""
-    axes = {axis: size for axis, size in zip(series.axes, series.shape, strict=True) if axis not in "YX" and size > 1}
+    # As a list: a file may have two unnamed axes of one letter.
+    axes = [axis for axis, size in zip(series.axes, series.shape, strict=True) if axis not in "YX" and size > 1]
     first = series.pages[0]
     deep = first is not None and first.keyframe.imagedepth > 1
     if len(axes) > 1 or "Y" not in series.axes or "X" not in series.axes or first is None or deep:
