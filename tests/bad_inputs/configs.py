@@ -211,7 +211,7 @@ KINDS: tuple[Kind, ...] = (
     of_results(
         "results_below_file", "results below a file", lambda folder: "slides.tsv/results", says="Not a directory"
     ),
-    of_results("results_loop", "results behind a link to itself", _link_to_itself, says="symbolic links"),
+    of_results("results_loop", "results behind a link to itself", _link_to_itself, says="leads in a circle"),
     of_results("results_braces", "braces in the results' name", lambda folder: "'out/{date}'", says="wildcard"),
     of_results("results_long", "a name too long for the disk", lambda folder: "x" * 300, says="name too long"),
     Kind(

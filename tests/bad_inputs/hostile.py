@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import struct
 import zlib
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -19,12 +21,14 @@ from tests.bad_inputs.raw_tiff import Page, picture, strip_page, tiff, tile_page
 
 __all__ = ["HOSTILE", "large_png", "npz_of_zeros"]
 
-_MANY_PAGES = 12_000
+#: One more than are read.
+_MANY_PAGES = 10_001
 _BOMB_MB = 300
 _SIDE = 1 << 20
 _JPEG_2000, _PNG = 34712, 34933
 
 
+@cache
 def _zeros(n_mb: int, wrapped: str = "zlib") -> bytes:
     """So many MiB of zeros, deflated to about a thousandth; one block is made, and stands there again and again."""
     squeeze = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
@@ -58,10 +62,10 @@ def npz_of_zeros(n_mb: int, shape: tuple[int, ...]) -> bytes:
     return local + central + b"PK\5\6" + struct.pack("<HHHHIIH", 0, 0, 1, 1, len(central), len(local), 0)
 
 
-def _large_jpeg() -> bytes:
-    """A JPEG whose header says 65 500 x 65 500 px."""
-    raw = bytearray(encoded(picture(48, 48), "JPEG", subsampling=0))
-    struct.pack_into(">HH", raw, raw.index(b"\xff\xc0") + 5, 65_500, 65_500)
+def _large_jpeg(side: int = 65_500, frame: bytes = b"\xff\xc0", **options: Any) -> bytes:
+    """A JPEG whose header says so many pixels a side."""
+    raw = bytearray(encoded(picture(48, 48), "JPEG", subsampling=0, **options))
+    struct.pack_into(">HH", raw, raw.index(frame) + 5, side, side)
     return bytes(raw)
 
 
@@ -99,6 +103,20 @@ def _shared_tiles(height: int, width: int, tile: int, description: str = "") -> 
     tags = {**page.tags, 322: (4, [tile]), 323: (4, [tile]), 256: (4, [width]), 257: (4, [height])}
     tags |= {324: (4, [at] * number), 325: (4, [len(stored)] * number)}
     return tiff([Page(tags)], ahead=stored)
+
+
+@cache
+def _many_pages() -> bytes:
+    return tiff([Page(strip_page(1, 1, b"").tags)] * _MANY_PAGES)
+
+
+def _shared_description() -> bytes:
+    """Pages whose descriptions lie in one place: each is read for itself."""
+    text, mark = b"A" * 20_000, struct.pack("<HHI", 270, 2, 8)
+    page = Page({**strip_page(1, 1, b"").tags, 270: (2, [65] * 8)})
+    raw = tiff([page] * 1000, ahead=text)
+    entry = mark[:4] + struct.pack("<II", len(text), 8)
+    return re.sub(re.escape(mark) + b".{4}", entry.replace(b"\\", b"\\\\"), raw, flags=re.DOTALL)
 
 
 def _avalanche() -> bytes:
@@ -185,7 +203,16 @@ def _in_headers() -> Iterator[Kind]:
         ),
         ("png", f"PNG of 1 KB: {size}", lambda: large_png(_SIDE), "too_large", "scan.png"),
         ("png_13k", "PNG of 1 KB: 13 000 x 13 000 px", lambda: large_png(13_000), "too_large", "scan.png"),
+        ("png_7k", "PNG of 1 KB: 7 000 x 7 000 px", lambda: large_png(7_000), "too_large", "scan.png"),
         ("jpeg", "JPEG of 2 KB: 65 500 x 65 500 px", _large_jpeg, "too_large", "scan.jpg"),
+        ("jpeg_7k", "JPEG of 2 KB: 7 000 x 7 000 px", partial(_large_jpeg, 7_000), "too_large", "scan.jpg"),
+        (
+            "progressive_6k",
+            "progressive JPEG of 2 KB: 6 000 x 6 000 px",
+            partial(_large_jpeg, 6_000, b"\xff\xc2", progressive=True),
+            "too_large",
+            "scan.jpg",
+        ),
         ("npy", "NumPy array of 1 KB: 3 TB", lambda: huge_npy, "truncated", "scan.npy"),
         ("npz", "NumPy archive of 1 KB: 3 TB", lambda: npz(huge_npy), "too_large", "scan.npz"),
     ):
@@ -243,7 +270,6 @@ def _bombs() -> Iterator[Kind]:
 def _directories() -> Iterator[Kind]:
     """TIFF directories that never end, or that ask for too much."""
     page, half = tile_page(picture()), tile_page(picture()[::2, ::2].copy())
-    bare = Page(strip_page(1, 1, b"").tags)
     for name, what, make, code in (
         (
             "directory_loop",
@@ -260,7 +286,7 @@ def _directories() -> Iterator[Kind]:
         (
             "many_directories",
             f"TIFF of {_MANY_PAGES:,} pages".replace(",", " "),
-            lambda: tiff([bare] * _MANY_PAGES),
+            _many_pages,
             "too_large",
         ),
         (
@@ -270,6 +296,12 @@ def _directories() -> Iterator[Kind]:
             "truncated",
         ),
         ("avalanche", "TIFF of 6 000 directories of 4 000 entries that lie on one another", _avalanche, "too_large"),
+        (
+            "shared_description",
+            "TIFF of 1 000 pages that all name one description of 20 KB",
+            _shared_description,
+            "too_large",
+        ),
         ("huge_tag", "BigTIFF whose description has 2^60 bytes", _huge_tag, "truncated"),
     ):
         yield slide_kind(name, what, make, code)

@@ -29,6 +29,8 @@ _ROWS = (
     ("b", "P2", "codex", "b.svs", "b.tif", "b_labels.tif", "b.csv", "0.5", "val"),
     ("c", "P3", "codex", "c.svs", "c.tif", "c_labels.tif", "c.csv", "0.5", "test"),
 )
+#: Files of many images.
+_STACKS = ("he.npz", "sp.npz", "labels.npz")
 _MARKERS = "channel\tmarker\tuniprot\tnuclear\nDAPI\tDNA\t\tyes\nCD3\tCD3e\tP07766\tno\n"
 _CLASSES = "id\tname\tcolour\n1\ttumour\t#ff0000\n2\tstroma\t#00ff00\n"
 SHEET = "\n".join("\t".join(row) for row in (_HEADER, *_ROWS)) + "\n"
@@ -43,9 +45,8 @@ def write_study(folder: Path, sheet: str | bytes = SHEET, config: str | bytes = 
         "classes.tsv": _CLASSES,
     }.items():
         (folder / name).write_bytes(value.encode() if isinstance(value, str) else value)
-    for row in _ROWS:
-        for name in row[3:7]:
-            (folder / name).touch()
+    for name in (*_STACKS, *(name for row in _ROWS for name in row[3:7])):
+        (folder / name).touch()
     return {"config": "config.yaml"}
 
 
@@ -92,5 +93,7 @@ def sparse(name: str, size: int) -> Callable[[Path], Cells]:
 def ten_thousand(_: str) -> str:
     rows = [("slide_id", "patient_id", "he", "sp", "instances", "classes", "split")]
     roles = ("train", "train", "train", "val", "test")
-    rows += [(f"s{k:05d}", f"P{k}", "a.svs", "a.tif", "a_labels.tif", "a.csv", roles[k % 5]) for k in range(10_000)]
+    for k in range(10_000):
+        files = (f"{name}.npz::images[{k}]" for name in ("he", "sp", "labels"))
+        rows.append((f"s{k:05d}", f"P{k}", *files, "a.csv", roles[k % 5]))
     return "\n".join("\t".join(row) for row in rows) + "\n"

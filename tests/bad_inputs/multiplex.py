@@ -18,6 +18,7 @@ from tests.bad_inputs.panel import MARKERS, NAMES, stack
 __all__ = ["MULTIPLEX", "TABLES"]
 
 _FOUR = "DAPI;CD3;CD8;Crête"
+_OBJECTS = np.array([[{}, 1], [2, 3]], object)
 
 
 def _kind(
@@ -103,7 +104,25 @@ def _layouts() -> tuple[Kind, ...]:
             _objects,
             "failed",
             "unsupported_layout",
-            "object",
+            "Python objects .*never read",
+            file="scan.npy",
+        ),
+        _kind(
+            "objects_npz",
+            "an archive of Python objects",
+            lambda place: np.savez(place, a=_OBJECTS),
+            "failed",
+            "unsupported_layout",
+            "Python objects .*never read",
+            file="scan.npz",
+        ),
+        _kind(
+            "many_objects",
+            "Python objects whose pickle is shorter than so many numbers",
+            lambda place: np.save(place, np.full((96, 96), None), allow_pickle=True),
+            "failed",
+            "unsupported_layout",
+            "Python objects",
             file="scan.npy",
         ),
         _kind(
@@ -129,7 +148,7 @@ def _layouts() -> tuple[Kind, ...]:
 
 
 def _objects(place: Path) -> None:
-    np.save(place, np.array([[{}, 1], [2, 3]], object), allow_pickle=True)
+    np.save(place, _OBJECTS, allow_pickle=True)
 
 
 def _code(place: Path) -> None:

@@ -19,7 +19,8 @@ Every kind of bad input has one answer:
 - **failed**: the slide fails alone, at the stage named, with a reason code; `reports/failures.parquet` lists it with a
   message and a hint, and the other slides finish with the very figures that they would have had without it. Mend it and
   run the same command.
-- **warned**: the slide runs, and a warning is recorded beside it (`slides/{slide}/slide.json`, `slideloom doctor`).
+- **warned**: the slide runs, and a warning is recorded beside it (`slides/{slide}/slide.json`, attributes of its
+  patches and targets) and told by `reports/warnings.parquet`, the page and `slideloom doctor`.
 - **accepted**: the slide runs as any other.
 
 Made by `python -m tests.bad_inputs.page docs/failures.md` from the corpus in `tests/bad_inputs/`, which the

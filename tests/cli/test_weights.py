@@ -135,6 +135,7 @@ def _flip(path: Path, offset: int) -> None:
         ("cv.pth", lambda path: path.write_bytes(path.read_bytes()[:-500]), "is cut short or damaged"),
         ("cv.pth", lambda path: _flip(path, path.stat().st_size // 2), "does not have its checksum"),
         ("cv.pth", lambda path: path.write_bytes(b"<html>"), "is a web page"),
+        ("vit.safetensors", lambda path: save_file({}, path), "it holds no weights"),
         ("vt.safetensors", lambda path: save_file(VIT, path), "a vision transformer, not a VirTues"),
         ("cv.pth", lambda path: torch.save({"arch": "CellViT", "model": CELLVIT}, path), "no CellViT decoder"),
         ("esm/P07766.pt", lambda path: path.write_bytes(b""), "is empty"),

@@ -398,7 +398,7 @@ def test_every_window_is_read_once(
     monkeypatch.setattr(imported, "open_annotations", lambda *_: annotation)
     monkeypatch.setattr(imported, "_WINDOW_PX", (32, 96))
     monkeypatch.setattr(imported, "_CHUNK_PX", 32)
-    Taken(tmp_path, slide, classes)
+    taken = Taken(tmp_path, slide, classes)
     count = np.zeros(SHAPE, int)
     for window in annotation.asked:
         count[window] += 1
@@ -406,6 +406,7 @@ def test_every_window_is_read_once(
     assert len(annotation.asked) == 10
     assert annotation.closed
     assert "s1: a remark" in caplog.messages
+    assert read_attributes(taken.maps)["warnings"] == ["a remark"], "the report reads it there"
 
 
 @settings(deadline=None, max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -64,7 +64,7 @@ def make_slide(tmp_path: Path) -> Callable[..., Slide]:
         if instances is not None:
             np.save(root / "instances.npy", instances)
             values |= {"instances": "instances.npy"}
-        row = SlideRow(f"slide{count}", **values)
+        row = SlideRow(**{"slide_id": f"slide{count}", **values})
         markers = MarkerTable(tuple(Channel(name, f"m_{name}", "", name == "DAPI") for name in names))
         facts = read_facts(row, root, markers)
         write_tissue(facts, row, root, TissueConfig(method="all"), root / "tissue.geojson", root / "thumbnail.png")

@@ -14,7 +14,8 @@ from shapely.geometry import mapping
 from slideloom.config.model import NormalisationConfig
 from slideloom.errors import SlideError, SlideloomError
 from slideloom.patches import statistics
-from slideloom.patches.statistics import ChannelStatistics, channel_statistics, for_slide, marker_indices, tissue_pixels
+from slideloom.patches.panels import marker_indices
+from slideloom.patches.statistics import ChannelStatistics, channel_statistics, for_slide, tissue_pixels
 from slideloom.slides.tables import Channel
 
 #: As the baseline's weights (none) and VirTues' have it.

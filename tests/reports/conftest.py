@@ -14,7 +14,7 @@ import pytest
 import shapely
 from PIL import Image
 
-from slideloom.artefacts.files import write_json
+from slideloom.artefacts.files import read_json, write_json
 from slideloom.artefacts.paths import Paths
 from slideloom.artefacts.tables import write_table
 from slideloom.artefacts.zarrio import create_group, write_array
@@ -247,6 +247,9 @@ def worsen(rng: np.random.Generator, labels: np.ndarray, classes: np.ndarray) ->
     return found, np.where(found > 0, kind, 0)
 
 
+_OK = {"status": "ok", "digest": "d"}
+
+
 @pytest.fixture(scope="module")
 def cohort(tmp_path_factory: pytest.TempPathFactory) -> Cohort:
     """Four scored slides of three patients and one without annotation; a trained and a random-weights experiment."""
@@ -264,6 +267,8 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> Cohort:
     image, labels, classes = blobs(rng)
     row = whole.add_slide("bare", image, None, None)
     whole.predict("good", row, labels, np.where(classes == 255, 0, classes))
+    noted = whole.paths.slide_facts("s1")
+    write_json(noted, read_json(noted) | {"warnings": ["he: it holds 2 images; the largest, 'a <i>b</i>', is read"]})
     whole.split({**roles, "bare": "infer"})
     whole.train("good")
     failed = {
@@ -273,7 +278,7 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> Cohort:
         "message": "x <b>: cut",
         "hint": "Copy it again",
     }
-    whole.record("facts", "", {"broken": failed, "s0": {"status": "ok", "digest": "d"}})
+    whole.record("facts", "", {"broken": failed, "s0": _OK, "s1": _OK})
     whole.record("tissue", "", {"broken": failed})
     whole.benchmark("facts", "", "1-0", 1.5)
     whole.benchmark("maps", "good/0", "1-0", 20.0)

@@ -109,6 +109,7 @@ def test_the_contract_of_the_design_is_kept() -> None:
         "training": "experiment fold epoch lr seconds",
         "costs": "rule wildcards seconds cpu_seconds max_rss_mb gpu_seconds tiles_per_s read_mb written_mb",
         "failures": "slide_id stage reason_code message hint",
+        "warnings": "study slide_id stage context message",
     }
     for name, columns in wanted.items():
         assert set(columns.split()) <= set(REPORT_TABLES[name].names), name

@@ -98,6 +98,7 @@ def test_everything_from_outside_is_escaped(written: str) -> None:
     assert "a: <script>alert(1)</script>" in page.text
     assert "encoder <i>x</i>" in page.text
     assert "x <b>: cut" in page.text
+    assert "the largest, 'a <i>b</i>', is read" in page.text
 
 
 def test_random_weights_are_shouted_and_failures_told(written: str) -> None:
@@ -118,8 +119,8 @@ def test_the_weights_are_named_by_their_digests(written: str) -> None:
 
 def test_slides_charts_pictures_and_costs_are_there(written: str) -> None:
     page = Page(written)
-    for section in ("cohort", "failures", "experiments", "comparisons", "slides", "classes", "curves", "overlays",
-                    "biology", "training", "costs", "provenance"):  # fmt: skip
+    for section in ("cohort", "failures", "warnings", "experiments", "comparisons", "slides", "classes", "curves",
+                    "overlays", "biology", "training", "costs", "provenance"):  # fmt: skip
         assert page.count("section", id=section) == 1, section
     labels = [attrs["aria-label"] for tag, attrs in page.tags if tag == "svg" and attrs.get("class") == "chart"]
     for label, n in (

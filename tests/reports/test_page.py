@@ -107,6 +107,7 @@ def tables() -> dict[str, pa.Table]:
         "training": crossed(experiment=EXPERIMENTS, fold=["0", "1", "2", "3", "4"], epoch=range(60)),
         "costs": crossed(rule=["maps", "patches", "metrics"], context=EXPERIMENTS, unit=[str(k) for k in range(10)]),
         "failures": crossed(item=[f"lost_{k}" for k in range(300)], stage=["tissue"], context=[""]),
+        "warnings": crossed(slide_id=[f"s_{k}" for k in range(300)], stage=["facts"], context=[""], message=["x", "y"]),
     }  # fmt: skip
     more = {"biology": MARKERS, "training": ("train_loss", "val_loss", "val_dice_macro", "val_dice_binary")}
     return {name: filled(schema, found.get(name, {}), more.get(name, ())) for name, schema in REPORT_TABLES.items()}

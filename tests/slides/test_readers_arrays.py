@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import io
+import os
+import struct
+import subprocess
+import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -174,6 +179,55 @@ def test_jpeg_and_its_dpi(tmp_path: Path) -> None:
     Image.fromarray(data).save(tmp_path / "a.png", dpi=(50800, 25400))
     with open_image(Source(tmp_path / "a.png"), "he") as image:
         assert image.mpp_um == pytest.approx((1.0, 0.5), rel=1e-3)
+
+
+def test_a_picture_of_many_bands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = RNG.integers(0, 256, (50, 40, 4), dtype=np.uint8)
+    monkeypatch.setattr("slideloom.slides.read_picture._BAND_BYTES", 7 * 40 * 4)
+    Image.fromarray(data).save(tmp_path / "a.png")
+    np.testing.assert_array_equal(everything(tmp_path / "a.png", "sp"), data.transpose(2, 0, 1))
+
+
+_CHILD = """
+import sys
+from pathlib import Path
+from tests.bad_inputs.kinds import peak_mb
+from slideloom.slides.open import open_image
+from slideloom.slides.source import Source
+for place in map(Path, sys.argv[1:]):
+    with open_image(Source(place), "he") as image:
+        image.read(0, 0, 0, 64, 64)
+        print(image.height_px, int(peak_mb()))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak is read from Linux's /proc")
+def test_the_largest_pictures_take_less_than_500_mb(tmp_path: Path) -> None:
+    """Just within the bound; nothing is said on the screen, whatever Pillow thinks of the size."""
+    Image.new("RGB", (6_900, 6_900), "pink").save(tmp_path / "colour.jpg")
+    Image.new("RGB", (5_750, 5_750), "pink").save(tmp_path / "turns.jpg", progressive=True, subsampling=0)
+    files = [str(tmp_path / name) for name in ("colour.jpg", "turns.jpg")]
+    root = Path(__file__).parents[2]
+    environment = {**os.environ, "PYTHONPATH": f"{root / 'src'}{os.pathsep}{root}"}
+    arguments = [sys.executable, "-c", _CHILD, *files]
+    done = subprocess.run(arguments, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    told = [tuple(map(int, line.split())) for line in done.stdout.splitlines()]
+    assert [height for height, _ in told] == [6_900, 5_750]
+    assert max(peak for _, peak in told) < 500, told
+
+
+@pytest.mark.parametrize(("mode", "side"), [("RGB", 7_000), ("L", 13_000), ("CMYK", 6_500)])
+def test_larger_pictures_are_refused_by_their_header(tmp_path: Path, mode: str, side: int) -> None:
+    Image.new(mode, (16, 16)).save(tmp_path / "a.jpg")
+    raw = bytearray((tmp_path / "a.jpg").read_bytes())
+    struct.pack_into(">HH", raw, raw.index(b"\xff\xc0") + 5, side, side)
+    (tmp_path / "a.jpg").write_bytes(raw)
+    with warnings.catch_warnings(), pytest.raises(SlideError, match=f"{side} x {side} px") as caught:
+        warnings.simplefilter("error")
+        open_image(Source(tmp_path / "a.jpg"), "he")
+    assert caught.value.code == "too_large"
+    assert "tiled, pyramidal TIFF" in caught.value.hint
 
 
 def test_broken_pictures(tmp_path: Path) -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from slideloom.errors import SlideError
-from slideloom.slides.image import fits_pyramid, make_levels, plausible_mpp
+from slideloom.slides.image import fits_pyramid, make_levels
+from slideloom.slides.pixel_size import plausible_mpp
 from slideloom.slides.source import Source, parse_source, split_index
 
 ROOT = Path("/root of all")

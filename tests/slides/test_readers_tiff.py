@@ -401,6 +401,18 @@ def test_qptiff(tmp_path: Path) -> None:
         np.testing.assert_array_equal(image.read(1, 5, 6, 50, 50), data[:, ::2, ::2][:, 5:55, 6:56])
 
 
+def test_channel_names_of_qptiff_are_parsed_within_bounds(tmp_path: Path) -> None:
+    entity = '<!DOCTYPE a [<!ENTITY name "DAPI">]><a><Name>&name;</Name></a>'
+    many = f"<a><Name>CD3</Name>{'<b/>' * 250_000}</a>"
+    path = tmp_path / "a.qptiff"
+    with tifffile.TiffWriter(path) as file:
+        for text in (entity, many, "<a><Name>CD8</Name></a>", f"<a><Name>{'x' * 300}</Name></a>"):
+            file.write(noise(32, 64), software="PerkinElmer-QPI", description=text, metadata=None)
+    with open_image(Source(path), "sp") as image:
+        assert image.reader == "tifffile/qpi"
+        assert image.channel_names == ("channel_0", "channel_1", "CD8", "channel_3")
+
+
 def test_left_out_tiles(tmp_path: Path) -> None:
     path = write(
         tmp_path / "a.tif", noise(128, 128, 3), photometric="rgb", tile=(64, 64), compression="zlib", metadata=None

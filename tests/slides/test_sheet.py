@@ -8,13 +8,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from slideloom.slides.pixel_size import COARSEST_UM, FINEST_UM
 from slideloom.slides.sheet import COLUMNS, SlideRow, read_sheet, write_sheet
 
 TEXT = st.text(st.characters(categories=["L", "N", "P", "S", "Zs"]), min_size=1, max_size=12).filter(
     lambda text: text == text.strip() and not {*text} & {"#", '"'} and unicodedata.is_normalized("NFC", text)
 )
 IDS = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_-]{0,11}", fullmatch=True)
-MPP = st.one_of(st.none(), st.floats(0.01, 100))
+MPP = st.one_of(st.none(), st.floats(FINEST_UM, COARSEST_UM))
 
 
 @st.composite

@@ -15,7 +15,7 @@ from slideloom.slides.grid import TileGrid
 from slideloom.slides.headers import read_facts
 from slideloom.slides.sheet import SlideRow
 from slideloom.slides.tables import Channel, MarkerTable
-from slideloom.slides.tissue import read_tissue, tissue_fraction, write_tissue
+from slideloom.slides.tissue import finest_scale, read_tissue, tissue_fraction, write_tissue
 
 MARKERS = MarkerTable(
     (Channel("DAPI", "DNA", "", True), Channel("CD3", "CD3"), Channel("CD8", "CD8"), Channel("CK", "CK"))
@@ -79,6 +79,25 @@ def test_an_image_larger_than_any_slide_is_looked_at_more_coarsely(tmp_path, dis
     assert seen[0].signal.size <= 5000
     assert seen[0].scale == pytest.approx(np.sqrt(600 * 480 / 5000))
     assert _iou(read_tissue(tmp_path / "out" / "tissue.geojson"), disc) > 0.9
+
+
+@pytest.mark.parametrize("modality", ["he", "sp"])
+@pytest.mark.parametrize(("size", "mpp_um"), [((600, 480), 0.5), ((1200, 700), 4.0), ((300, 3000), 0.5)])
+def test_the_finest_scale_is_that_of_the_finest_look(tmp_path, monkeypatch, modality, size, mpp_um):
+    noise = np.random.default_rng(3).integers(0, 255, (*size, 3) if modality == "he" else (1, *size), np.uint8)
+    np.save(tmp_path / "a.npy", noise)
+    names = {"sp_channels": ("DAPI",)} if modality == "sp" else {}
+    row = SlideRow("a", **{modality: "a.npy", f"{modality}_mpp_um": mpp_um}, **names)
+    scales = []
+    read = tissue.read_region
+
+    def watched(image, y, x, height, width, scale, fill):
+        scales.append(scale)
+        return read(image, y, x, height, width, scale, fill)
+
+    monkeypatch.setattr(tissue, "read_region", watched)
+    facts = _make(row, tmp_path, tmp_path, TissueConfig(method="all"))
+    assert finest_scale(facts.images[modality], TissueConfig()) == pytest.approx(min(scales))
 
 
 def test_sp_tissue_is_found_even_in_sparse_counts(tmp_path):

@@ -6,6 +6,7 @@ from slideloom.artefacts.files import write_json
 from slideloom.artefacts.keys import canonical
 from slideloom.config.model import NormalisationConfig
 from slideloom.errors import SlideError
+from slideloom.patches.pooling import find_poolable
 from slideloom.patches.statistics import channel_statistics
 from slideloom.patches.store import PatchStore
 from slideloom.training.splits import read_split, slides_with_role
@@ -26,7 +27,14 @@ def work(name):
         raise SlideError("no training slide has patches", where=f"encoder {name}", code="no_training_slides")
     job.check("patches", good)
     stores = [PatchStore(job.paths.patches(grid, slide)) for slide in good]
-    found = channel_statistics(stores, job.config["markers"], NormalisationConfig(**job.config["normalisation"]))
+    pool = find_poolable(stores, job.config["markers"])
+    if pool.left_out:
+        logging.warning("%d of %d training slides do not count: %s", len(pool.left_out), len(stores), pool.told)
+    found = channel_statistics(pool.stores, job.config["markers"], NormalisationConfig(**job.config["normalisation"]))
+    logging.info("the statistics of %d slides are for pixels of type %s", len(pool.stores), found.dtype)
+    # No part of the outputs: a slide that did not count and is taken out of the study changes no figure.
+    failed = sorted(set(slides) - set(good))
+    write_json(job.paths.statistics_slides(name), {**pool.as_dict(), "failed_earlier": failed})
     place = job.paths.statistics(name)
     write_json(place, found.as_dict())
     return [place]

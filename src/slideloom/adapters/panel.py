@@ -6,7 +6,8 @@ from slideloom.config.catalogue import adapted
 from slideloom.config.model import EncoderConfig
 from slideloom.encoders.base import channel_label
 from slideloom.errors import SlideError, SlideloomError
-from slideloom.patches.statistics import ChannelStatistics, channel_statistics, for_slide, marker_indices
+from slideloom.patches.panels import marker_indices
+from slideloom.patches.statistics import ChannelStatistics, channel_statistics, for_slide
 from slideloom.patches.store import PatchStore
 
 __all__ = ["adapter_channels", "adapter_statistics"]

@@ -69,6 +69,10 @@ class Paths:
         """Channel statistics that an encoder normalises with, over training slides only."""
         return self.root / "statistics" / f"{_part(encoder)}.json"
 
+    def statistics_slides(self, encoder: str) -> Path:
+        """Which training slides count in an encoder's statistics, and which were left out and why."""
+        return self.root / "statistics" / "slides" / f"{_part(encoder)}.json"
+
     def embeddings(self, encoder: str, slide: str) -> Path:
         """Token maps of every tile."""
         return self.root / "embeddings" / _part(encoder) / f"{_part(slide)}.zarr"

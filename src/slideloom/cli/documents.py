@@ -46,6 +46,7 @@ One row a slide, with a header line; tabs, commas or semicolons, UTF-8, at most 
 with `#` are skipped. `slideloom sheet FOLDER` makes one from a folder of images.
 
 Patients and platforms whose names look alike, such as `P1` and `p1`, are told as a warning: they count as two.
+So are an image that slides of several patients name, and an annotation that slides of several images name.
 """
 _SHEET_TAIL = """\
 Any other column is kept, and a split with `scheme: column` may use it. Of these, `tissue` (the organ, such as

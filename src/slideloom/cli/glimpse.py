@@ -22,7 +22,7 @@ from slideloom.slides.facts import ImageFacts, SlideFacts, image_source
 from slideloom.slides.grid import TileGrid, grid_scale, grid_size
 from slideloom.slides.open import open_image
 from slideloom.slides.sheet import SlideRow
-from slideloom.slides.tissue import read_tissue, tissue_fraction, write_tissue
+from slideloom.slides.tissue import finest_scale, read_tissue, tissue_fraction, write_tissue
 
 if TYPE_CHECKING:
     import shapely
@@ -32,9 +32,6 @@ __all__ = ["Glimpse", "Wanted", "glimpse"]
 #: Decoded samples that a glimpse may read of an image.
 _MOST_BYTES = 48 << 20
 _WINDOW_PX = 256
-#: What the stage ``tissue`` reads: at least so many pixels of the shorter side, and of markers up to so much finer
-#: than the mask; and for the picture, so many pixels of the longer side.
-_SHORTER_PX, _FINER, _PICTURE_PX = 256, 4, 1024
 
 
 @dataclass(frozen=True)
@@ -110,10 +107,7 @@ def glimpse(row: SlideRow, root: Path, facts: SlideFacts, wanted: Wanted) -> Gli
 
 def _overview_bytes(image: ImageFacts, config: TissueConfig) -> int:
     """Samples of the levels that the overview is read from, bytes."""
-    scale = max(1.0, min(config.mpp_um / image.mpp_um, min(image.shape) / _SHORTER_PX))
-    if not image.is_rgb:
-        scale /= max(1, min(_FINER, int(scale)))
-    scale = min(scale, max(1.0, max(image.shape) / _PICTURE_PX))
+    scale = finest_scale(image, config)
     level = max((one for one in image.levels if one.downsample <= 1.01 * scale), key=lambda one: one.downsample)
     return level.height_px * level.width_px * image.n_channels * np.dtype(image.dtype).itemsize
 

@@ -13,6 +13,7 @@ from typer.core import TyperGroup
 from slideloom._version import __version__
 from slideloom.cli.data_set import SheetCommand, bring_in, check_layout
 from slideloom.errors import SlideloomError
+from slideloom.slides.pixel_size import COARSEST_UM, FINEST_UM
 
 if TYPE_CHECKING:
     from slideloom.slides.study import Study
@@ -100,7 +101,8 @@ def sheet(
         ),
     ] = "names",
     mpp: Annotated[
-        float | None, typer.Option(min=0.01, max=100, help="Pixel size of every image, µm, where files have none.")
+        float | None,
+        typer.Option(min=FINEST_UM, max=COARSEST_UM, help="Pixel size of every image, µm, where files have none."),
     ] = None,
     one_modality: Annotated[
         bool,

@@ -141,6 +141,9 @@ def _checkpoint(
         weights = read_weights(path, digest=digest)
     except SlideloomError as error:
         return FileReport(where, path, size, fault=error.message, hint=error.hint)
+    if not weights.tensors:
+        fault, hint = "it holds no weights", "Copy it again from where it was published, or name another file"
+        return FileReport(where, path, size, weights.sha256, fault=fault, hint=hint)
     seen = recognise({name: tuple(tensor.shape) for name, tensor in weights.tensors.items()}, weights.arch)
     fault = hint = ""
     if whole_model and not seen.decoder:

@@ -8,7 +8,8 @@ from slideloom.config.catalogue import complete
 from slideloom.config.model import EncoderConfig
 from slideloom.encoders.base import Encoder, channel_label, check_tile
 from slideloom.errors import SlideError, SlideloomError
-from slideloom.patches.statistics import ChannelStatistics, channel_statistics, for_slide, marker_indices
+from slideloom.patches.panels import marker_indices
+from slideloom.patches.statistics import ChannelStatistics, channel_statistics, for_slide
 from slideloom.patches.store import PatchStore
 from slideloom.slides.tables import Channel
 
@@ -115,7 +116,8 @@ def used_statistics(
     SlideloomError
         ``encoder_statistics``: there should be some.
     SlideError
-        ``missing_marker``, ``no_patches``, ``non_finite_pixels``.
+        ``mixed_dtypes``: its pixels are of another type than those of the training slides. ``missing_marker``,
+        ``no_patches``, ``non_finite_pixels``.
     """
     if encoder.spec.kind == "rgb":
         return None

@@ -12,7 +12,8 @@ from slideloom.config.model import EncoderConfig
 from slideloom.encoders.base import RGB, EncoderSpec, channel_label, check_patch_px, check_tile, resolve_blocks
 from slideloom.encoders.normalise import normalise
 from slideloom.encoders.rgb import RGBEncoder
-from slideloom.patches.statistics import ChannelStatistics, marker_indices
+from slideloom.patches.panels import marker_indices
+from slideloom.patches.statistics import ChannelStatistics
 from slideloom.slides.tables import Channel
 
 __all__ = ["MeanMarker", "MeanRGB", "build_mean_marker", "build_mean_rgb"]

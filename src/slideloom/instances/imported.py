@@ -148,6 +148,7 @@ def import_slide(
             "width_px": shape[1],
             "heads": ["labels", "classes"] if has_classes else ["labels"],
             "encoder_weights": "labels",
+            "warnings": list(annotation.warnings),
         }
         if patches is not None:
             attributes |= {"tile_px": patches.tile_px, "stride_px": patches.stride_px}

@@ -74,12 +74,11 @@ def cut_patches(row: SlideRow, root: Path, facts: SlideFacts, tissue_path: Path,
     start = time.perf_counter()
     image = facts.image(grid.image)
     scale = grid_scale(image.mpp_um, grid.mpp_um)
+    finer: tuple[str, ...] = ()
     if scale < 1:
-        _LOG.warning(
-            "%s: the grid asks for %.4g µm, finer than the image's %.4g µm: pixels are interpolated",
-            facts.slide_id,
-            grid.mpp_um,
-            image.mpp_um,
+        finer = (
+            f"the grid asks for {grid.mpp_um:.4g} µm a pixel, finer than the image's {image.mpp_um:.4g} µm: pixels are "
+            "interpolated",
         )
     tiles = TileGrid.make(*grid_size(*image.shape, scale), grid.tile_px, grid.step_px)
     polygons = read_tissue(tissue_path)
@@ -106,7 +105,7 @@ def cut_patches(row: SlideRow, root: Path, facts: SlideFacts, tissue_path: Path,
         watch = ChannelWatch(image.channels, np.dtype(image.dtype), where, tiles, share, outline)
         with open_image(image_source(row, grid.image, root), grid.image) as opened:
             _copy(opened, image, tiles, scale, keep, pixels, watch)
-        warnings = () if image.is_rgb else watch.warnings()
+        warnings = finer if image.is_rgb else (*finer, *watch.warnings())
         for warning in warnings:
             _LOG.warning("%s: %s", facts.slide_id, warning)
         create_group(draft, _attributes(facts, image, grid, tiles, scale, keep) | {"warnings": list(warnings)})

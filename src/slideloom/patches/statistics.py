@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from slideloom.config.model import NormalisationConfig
 from slideloom.errors import SlideError, SlideloomError
 from slideloom.patches.moments import Batches, Tally, merge, tally
+from slideloom.patches.panels import channels_of, find_markers, panel_of
 from slideloom.patches.store import PatchStore
 from slideloom.slides.outlines import pixels_inside
-from slideloom.slides.tables import Channel
 
-__all__ = ["ChannelStatistics", "channel_statistics", "for_slide", "marker_indices", "tissue_pixels"]
+__all__ = ["ChannelStatistics", "channel_statistics", "check_dtype", "for_slide", "tissue_pixels"]
 
 _LOG = logging.getLogger(__name__)
 #: No intensity is greater.
@@ -45,6 +45,8 @@ class ChannelStatistics:
         With ``scope: clip`` the mean is 0 and the deviation what the clipping point becomes, so that it ends at 1.
     log1p : bool
         Whether log(1 + x) is taken after clipping; values below 0 then count as 0.
+    dtype : str
+        Pixel type that they were measured on and are for, such as ``uint16``; empty: not noted.
     """
 
     markers: tuple[str, ...]
@@ -52,6 +54,7 @@ class ChannelStatistics:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     log1p: bool
+    dtype: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         """JSON values; floats survive the round trip to the last bit."""
@@ -61,13 +64,15 @@ class ChannelStatistics:
             "mean": list(self.mean),
             "std": list(self.std),
             "log1p": self.log1p,
+            "dtype": self.dtype,
         }
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> ChannelStatistics:
         """Inverse of :meth:`as_dict`."""
         clip, mean, std = (tuple(float(number) for number in value[key]) for key in ("clip", "mean", "std"))
-        return cls(tuple(str(name) for name in value["markers"]), clip, mean, std, bool(value["log1p"]))
+        markers = tuple(str(name) for name in value["markers"])
+        return cls(markers, clip, mean, std, bool(value["log1p"]), str(value.get("dtype", "")))
 
     def select(self, markers: Sequence[str]) -> ChannelStatistics:
         """Statistics of some of the markers.
@@ -82,7 +87,7 @@ class ChannelStatistics:
         SlideError
             ``missing_marker``: names the ones that were not measured, and those that were.
         """
-        chosen = _places(self.markers, markers)
+        chosen = find_markers(self.markers, markers)
         clip, mean, std = (
             tuple(values[index] for index in chosen) if values else () for values in (self.clip, self.mean, self.std)
         )
@@ -124,49 +129,6 @@ def _column(numbers: Sequence[float]) -> NDArray[np.float32]:
     return np.asarray(numbers, np.float32)[:, None, None]
 
 
-def marker_indices(channels: Sequence[Channel], markers: Sequence[str]) -> list[int]:
-    """Which channels show the markers asked for.
-
-    Parameters
-    ----------
-    channels : sequence of Channel
-        Of a slide.
-    markers : sequence of str
-        Wanted, in this order; empty: every channel.
-
-    Returns
-    -------
-    list of int
-        A channel index for each marker; the first one where several channels show it.
-
-    Raises
-    ------
-    SlideError
-        ``missing_marker``: names the ones the slide lacks, and what it has.
-    """
-    return _places([_name(channel) for channel in channels], markers) if markers else list(range(len(channels)))
-
-
-def _name(channel: Channel) -> str:
-    return channel.marker or channel.name
-
-
-def _places(names: Sequence[str], markers: Sequence[str]) -> list[int]:
-    """Index of each marker among names, the first where one stands there several times."""
-    place: dict[str, int] = {}
-    for index, name in enumerate(names):
-        place.setdefault(name, index)
-    missing = [marker for marker in markers if marker not in place]
-    if missing:
-        raise SlideError(
-            f"no channel shows {', '.join(missing)}",
-            expected=f"one of {', '.join(place)}",
-            hint="Take the marker out of the encoder's markers, or leave this slide out of the study",
-            code="missing_marker",
-        )
-    return [place[marker] for marker in markers]
-
-
 def channel_statistics(
     stores: Sequence[PatchStore], markers: Sequence[str], normalisation: NormalisationConfig
 ) -> ChannelStatistics:
@@ -189,8 +151,9 @@ def channel_statistics(
     Parameters
     ----------
     stores : sequence of PatchStore
-        Of one modality and one pixel type; a single one where each slide is measured by itself (``scope: slide`` or
-        ``percentiles``, or ``scope: clip`` with ``clip: slide``).
+        Of one modality and one pixel type, as :func:`~slideloom.patches.pooling.find_poolable` finds them; a single
+        one where each slide is measured by itself (``scope: slide`` or ``percentiles``, or ``scope: clip`` with
+        ``clip: slide``).
     markers : sequence of str
         Wanted markers; empty: every channel of the first slide, which all must have.
     normalisation : NormalisationConfig
@@ -217,8 +180,8 @@ def channel_statistics(
     if alone and len(stores) > 1:
         what = f"statistics of {len(stores)} slides where each has its own (scope: {normalisation.scope})"
         raise SlideloomError(what, expected="one slide", code="internal")
-    names = tuple(markers) or tuple(_name(channel) for channel in stores[0].channels)
-    chosen = [_channels(store, names, named=bool(markers)) for store in stores]
+    names = tuple(markers) or panel_of(stores[0])
+    chosen = [channels_of(store, names, named=bool(markers)) for store in stores]
     kinds = {store.dtype for store in stores}
     if len(kinds) > 1:
         listed = ", ".join(sorted(kind.name for kind in kinds))
@@ -228,9 +191,10 @@ def channel_statistics(
     if normalisation.scope == "clip":
         counted = tally(_batches(every), len(names), stores[0].dtype, quantile)
         _LOG.info("clipping points of %d slides, %d markers", len(stores), len(names))
-        return _to_one(names, counted.clip, log1p)
+        return _to_one(names, counted.clip, log1p, stores[0].dtype.name)
     if normalisation.scope == "percentiles":
-        return _to_ends(names, tally(_batches(every), len(names), stores[0].dtype, quantile))
+        counted = tally(_batches(every), len(names), stores[0].dtype, quantile)
+        return _to_ends(names, counted, stores[0].dtype.name)
     own_clip = normalisation.clip == "slide" and normalisation.scope == "training"
     groups = [[one] for one in every] if own_clip else [every]
     clip: tuple[float, ...] = ()
@@ -240,7 +204,7 @@ def channel_statistics(
         moments.append(counted.moments(log1p))
         clip = () if own_clip else counted.clip
     _LOG.info("channel statistics of %d slides, %d markers", len(stores), len(names))
-    return ChannelStatistics(names, clip, *merge(moments), log1p)
+    return ChannelStatistics(names, clip, *merge(moments), log1p, stores[0].dtype.name)
 
 
 def for_slide(pooled: ChannelStatistics, store: PatchStore, normalisation: NormalisationConfig) -> ChannelStatistics:
@@ -264,30 +228,51 @@ def for_slide(pooled: ChannelStatistics, store: PatchStore, normalisation: Norma
     Raises
     ------
     SlideError
-        ``missing_marker``, ``no_patches``, ``non_finite_pixels``.
+        ``mixed_dtypes``: the slide's pixels are of another type than those that were measured. ``missing_marker``,
+        ``no_patches``, ``non_finite_pixels``.
     SlideloomError
         ``internal``: the normalisation is not settled.
     """
+    check_dtype(store, pooled.dtype)
     if pooled.clip:
         return pooled
     quantile, log1p = _settled(normalisation)
-    chosen = _channels(store, pooled.markers, named=len(set(pooled.markers)) == len(pooled.markers))
+    chosen = channels_of(store, pooled.markers, named=len(set(pooled.markers)) == len(pooled.markers))
     counted = tally(_batches([(store, chosen)]), len(chosen), store.dtype, quantile)
     if normalisation.scope == "clip":
-        return _to_one(pooled.markers, counted.clip, log1p)
+        return _to_one(pooled.markers, counted.clip, log1p, store.dtype.name)
     return replace(pooled, clip=counted.clip)
 
 
-def _to_one(markers: tuple[str, ...], clip: tuple[float, ...], log1p: bool) -> ChannelStatistics:
+def check_dtype(store: PatchStore, wanted: str) -> None:
+    """Refuse a slide whose pixels are of another type than statistics are for: its values are on another scale.
+
+    Raises
+    ------
+    SlideError
+        ``mixed_dtypes``. An empty ``wanted`` takes every type.
+    """
+    if wanted and store.dtype.name != wanted:
+        raise SlideError(
+            f"its pixels are {store.dtype.name}",
+            where=store.slide_id,
+            expected=f"{wanted}, which the channel statistics of the training slides are for",
+            hint="Convert it to that type on the same scale, or normalise each slide by itself (scope: slide)",
+            code="mixed_dtypes",
+        )
+
+
+def _to_one(markers: tuple[str, ...], clip: tuple[float, ...], log1p: bool, dtype: str) -> ChannelStatistics:
     """Statistics that bring the clipping point to 1 and leave 0 where it is; a channel of zeros stays as it is."""
     top = tuple(math.log1p(max(point, 0.0)) if log1p else point for point in clip)
-    return ChannelStatistics(markers, clip, (0.0,) * len(clip), tuple(one if one > 0 else 1.0 for one in top), log1p)
+    std = tuple(one if one > 0 else 1.0 for one in top)
+    return ChannelStatistics(markers, clip, (0.0,) * len(clip), std, log1p, dtype)
 
 
-def _to_ends(markers: tuple[str, ...], counted: Tally) -> ChannelStatistics:
+def _to_ends(markers: tuple[str, ...], counted: Tally, dtype: str) -> ChannelStatistics:
     """Statistics that bring one quantile to 1 and the one at the other end to 0, and clip nothing."""
     span = tuple(top - low if top > low else 1.0 for top, low in zip(counted.clip, counted.low, strict=True))
-    return ChannelStatistics(markers, (_NO_CLIP,) * len(markers), counted.low, span, False)
+    return ChannelStatistics(markers, (_NO_CLIP,) * len(markers), counted.low, span, False, dtype)
 
 
 def _settled(normalisation: NormalisationConfig) -> tuple[float, bool]:
@@ -300,31 +285,6 @@ def _settled(normalisation: NormalisationConfig) -> tuple[float, bool]:
             code="internal",
         )
     return quantile, log1p
-
-
-def _channels(store: PatchStore, names: Sequence[str], named: bool) -> list[int]:
-    """Channels of a slide that show the markers.
-
-    By name alone the second channel of a marker cannot be told from its first: a panel in which a marker stands twice
-    is taken as it is (``named`` off), and must then be the slide's own.
-    """
-    panel = [_name(channel) for channel in store.channels]
-    if not named and panel == list(names):
-        return list(range(len(panel)))
-    if not named and len(set(names)) < len(names):
-        raise SlideError(
-            "the panels differ and one marker has several channels",
-            where=store.slide_id,
-            expected=", ".join(names),
-            hint="List the encoder's markers",
-            code="missing_marker",
-        )
-    try:
-        return _places(panel, names)
-    except SlideError as error:
-        raise SlideError(
-            error.what, where=store.slide_id, expected=error.expected, hint=error.hint, code=error.code
-        ) from error
 
 
 def _batches(group: Sequence[tuple[PatchStore, Sequence[int]]]) -> Batches:

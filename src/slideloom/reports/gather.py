@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from slideloom.artefacts.paths import Paths
 from slideloom.artefacts.tables import table_metadata, write_table
 from slideloom.config.model import StudyConfig
 from slideloom.reports.aggregate import summarise_experiments
@@ -25,6 +26,7 @@ from slideloom.reports.references import reference_rows
 from slideloom.reports.runs import Run, runs_of
 from slideloom.reports.schemas import REPORT_TABLES, TRAINING
 from slideloom.reports.slide_tables import gather_slides, note_encoders
+from slideloom.reports.warned import gather_warnings
 from slideloom.slides.sheet import SlideRow
 
 __all__ = ["Run", "gather_reports", "gather_training", "runs_of"]
@@ -99,6 +101,7 @@ def gather_reports(
         "training": training,
         "costs": gather_costs(benchmarks, results, accounts or {}),
         "failures": gather_failures(job_records, {row.slide_id for row in rows}, learned_from(runs)),
+        "warnings": gather_warnings(job_records, Paths(results)),
         **found.tables,
     }
     if published is not None:

@@ -31,6 +31,7 @@ from slideloom.reports.reference_views import reference_views
 from slideloom.reports.schemas import REPORT_TABLES
 from slideloom.reports.svg import SERIES_COLOURS, line_style, thousands
 from slideloom.reports.views import FEW, HEADLINES, Rows, class_heat, class_names, trained_rows
+from slideloom.reports.warned import warning_lines
 from slideloom.slides.tables import ClassTable
 
 __all__ = ["TEMPLATE", "describe_experiments", "installed_versions", "render_report"]
@@ -142,6 +143,8 @@ def render_report(
             classes=class_names(classes)[1:],
             failures=found["failures"],
             n_failed=len({row["slide_id"] for row in found["failures"] if row["slide_id"]}),
+            warnings=warning_lines(found["warnings"]),
+            n_warned=len({row["slide_id"] for row in found["warnings"]}),
             costs=cost_rows(found["costs"]),
             devices=device_rows(found["costs"]),
             tables=[(name, schema.row, tables_read.counts[name]) for name, schema in REPORT_TABLES.items()],

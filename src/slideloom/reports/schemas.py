@@ -12,7 +12,7 @@ from slideloom.reports.summary_schemas import CALIBRATION, CURVES, EXPERIMENT_CL
 
 __all__ = ["BIOLOGY", "CALIBRATION", "CLASSES", "COMPARISONS", "CONFUSION", "COSTS", "CURVES", "EXPERIMENTS",
            "EXPERIMENT_CLASSES", "FAILURES", "GROUPS", "NEIGHBOURS", "PUBLISHED", "REFERENCES", "REPORT_TABLES",
-           "SLIDES", "TRAINING"]  # fmt: skip
+           "SLIDES", "TRAINING", "WARNINGS"]  # fmt: skip
 
 _TEXT, _COUNT, _REAL, _FLAG = TEXT, COUNT, REAL, FLAG
 _STUDY, _RUN, _ROLE, _METRIC = STUDY, OF_RUN, ROLE, METRIC
@@ -248,6 +248,25 @@ FAILURES = TableSchema(
     ),
 )
 
+WARNINGS = TableSchema(
+    "warnings",
+    1,
+    "slide, stage and warning: what was put up with, and is worth a look",
+    ("slide_id", "stage", "context", "message"),
+    (
+        _STUDY,
+        Column("slide_id", _TEXT, "The slide."),
+        Column(
+            "stage",
+            _TEXT,
+            "Stage that wrote it down: facts (headers), patches (pixels), targets (annotation), imported (labels of "
+            "another program), statistics (a training slide that does not count in the channel statistics).",
+        ),
+        Column("context", _TEXT, "Grid, encoder, or experiment/fold of that stage; empty where there is only one."),
+        Column("message", _TEXT, "What was found, and what was done about it."),
+    ),
+)
+
 _NOT_RUN = "the study has no such experiment, or none of its slides has the figure"
 _NO_PAIR = "against is null, or one of the two experiments has no value"
 _UNTESTED = f"{_NO_PAIR}; fewer than 2 patients; or a figure of the training, which has no slides"
@@ -338,5 +357,6 @@ REPORT_TABLES: dict[str, TableSchema] = {
     for table in (
         SLIDES, CLASSES, EXPERIMENTS, GROUPS, EXPERIMENT_CLASSES, CONFUSION, CURVES, CALIBRATION, COMPARISONS,
         PUBLISHED, REFERENCES, BIOLOGY, NEIGHBOURS, TRAINING, COSTS, FAILURES,
+        WARNINGS,
     )
 }  # fmt: skip

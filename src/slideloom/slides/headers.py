@@ -21,6 +21,7 @@ from slideloom.slides.grid import grid_scale, grid_size
 from slideloom.slides.image import SlideImage
 from slideloom.slides.labels import check_shape, label_shape
 from slideloom.slides.open import open_image
+from slideloom.slides.pixel_size import COARSEST_UM
 from slideloom.slides.polygon_source import check_polygons
 from slideloom.slides.sheet import SlideRow
 from slideloom.slides.source import Source, parse_source
@@ -32,8 +33,6 @@ _SCHEMA = 1
 _RGB = tuple(Channel(name, "") for name in ("red", "green", "blue"))
 #: Relative differences at which pixel sizes are remarked on, and refused.
 _UNEVEN_WARNS, _UNEVEN_REFUSED, _SHEET_WARNS, _EXTENT_WARNS = 0.01, 0.10, 0.05, 0.02
-#: No nucleus can be seen in larger pixels; brought to a grid's fine resolution, they would fill the disk.
-_COARSEST_UM = 10.0
 #: The largest slides, of whole organs, are 200 mm long.
 _LONGEST_MM = 300
 #: Channels that a message names before it counts the rest.
@@ -190,11 +189,11 @@ def _pixel_size(
         if uneven > _UNEVEN_WARNS:
             warnings.append(f"{modality}: the file's pixels are {y_um:.4g} µm high and {x_um:.4g} µm wide")
     taken_um = float(sheet_um or file_um or 0.0)
-    if taken_um > _COARSEST_UM:
+    if taken_um > COARSEST_UM:
         raise SlideError(
             f"pixels of {taken_um:.4g} µm, by the {'file' if sheet_um is None else 'sheet'}, are larger than a nucleus",
             where=where,
-            expected=f"at most {_COARSEST_UM:g} µm; a 40x scan has about 0.25 µm, a 20x scan 0.5 µm",
+            expected=f"at most {COARSEST_UM:g} µm; a 40x scan has about 0.25 µm, a 20x scan 0.5 µm",
             hint=f"Give the true size in the sheet, {columns}",
             code="implausible_pixel_size",
         )

@@ -27,7 +27,6 @@ __all__ = [
     "check_window",
     "fits_pyramid",
     "make_levels",
-    "plausible_mpp",
 ]
 
 Colour = Literal[
@@ -39,8 +38,6 @@ Colour = Literal[
 RGB and a fourth sample of unknown meaning; ``cmyk``: printing inks; ``channels``: separate measurements, or nothing
 better known.
 """
-
-_SMALLEST_MPP_UM, _LARGEST_MPP_UM = 0.005, 100.0
 
 
 @dataclass(frozen=True)
@@ -262,29 +259,3 @@ def fits_pyramid(full: tuple[int, int], above: tuple[int, int], part: tuple[int,
     skew = abs(ratios[0] - ratios[1]) / max(ratios)
     # A pixel of rounding, either way, on each side.
     return part[0] <= above[0] and part[1] <= above[1] and part != above and skew <= 2 / min(part)
-
-
-def plausible_mpp(
-    y_um: float, x_um: float, stated_by: str, largest_um: float = _LARGEST_MPP_UM
-) -> tuple[tuple[float, float] | None, tuple[str, ...]]:
-    """Take a pixel size from a file, unless it cannot be one.
-
-    Parameters
-    ----------
-    y_um, x_um : float
-        As the file states them, µm.
-    stated_by : str
-        Which part of the file; for the warning.
-    largest_um : float
-        Larger sizes are not believed. Print resolutions (72, 96, 300 dpi) are 85 µm and more.
-
-    Returns
-    -------
-    mpp_um : tuple of float or None
-        (y, x), or None when not believed.
-    warnings : tuple of str
-        Why not.
-    """
-    if all(math.isfinite(value) and _SMALLEST_MPP_UM <= value <= largest_um for value in (y_um, x_um)):
-        return (y_um, x_um), ()
-    return None, (f"{stated_by} states a pixel size of {y_um:.4g} x {x_um:.4g} µm, which is not believed",)

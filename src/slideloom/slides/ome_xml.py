@@ -16,7 +16,7 @@ from xml.etree import ElementTree
 
 from slideloom.config.texts import quoted, shortened
 from slideloom.errors import SlideError
-from slideloom.slides.image import plausible_mpp
+from slideloom.slides.pixel_size import plausible_mpp
 
 __all__ = ["OmeImage", "believed_name", "length_um", "parse_ome", "parse_xml"]
 

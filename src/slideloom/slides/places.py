@@ -155,7 +155,7 @@ def _form_hint(text: str) -> str:
 def _near_hint(path: Path) -> str:
     """A file beside it that is called nearly so, or which folder is not there either."""
     folder = path.parent
-    if path.is_symlink():
+    if os.path.islink(path):
         return "Make the link anew, or name the file itself"
     if absence(folder):
         while absence(folder.parent) and folder != folder.parent:

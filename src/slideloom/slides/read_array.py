@@ -58,6 +58,7 @@ def open_npy(source: Source) -> ArrayImage:
         raise _bad_member(source, f"an .npy file has no member named {name!r}", "[3], for one image of a stack")
     with source.path.open("rb") as file:
         shape, dtype = _npy_header(file, source)
+        _refuse_objects(dtype, source)
         start, size = file.tell(), source.path.stat().st_size
     if size - start < int(np.prod(shape, dtype=object)) * dtype.itemsize:
         raise SlideError(
@@ -88,6 +89,7 @@ def open_npz(source: Source) -> ArrayImage:
                 raise _bad_member(source, f"the file {what}", _one_of(members))
             with archive.open(f"{name}.npy") as file:
                 shape, dtype = _npy_header(cast(BinaryIO, file), source)
+            _refuse_objects(dtype, source)
     except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError) as error:
         # RuntimeError: encrypted, or compressed by a method that Python lacks.
         raise SlideError(
@@ -186,6 +188,18 @@ def _npy_header(file: BinaryIO, source: Source) -> tuple[tuple[int, ...], np.dty
             code="unreadable",
         ) from error
     return tuple(shape), dtype
+
+
+def _refuse_objects(dtype: np.dtype[Any], source: Source) -> None:
+    """Before its size is judged: a pickle has no size that its header could state."""
+    if dtype.hasobject:
+        raise SlideError(
+            f"an array of Python objects ({shortened(str(dtype))}), which NumPy stores as a pickle",
+            where=str(source),
+            expected="an array of numbers",
+            hint="Pickles may run code and are never read: save numbers, as in numpy.save(file, a.astype('uint16'))",
+            code="unsupported_layout",
+        )
 
 
 def _header(source: Source, reader: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Header:

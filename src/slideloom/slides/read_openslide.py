@@ -20,8 +20,9 @@ import openslide
 from numpy.typing import NDArray
 
 from slideloom.errors import SlideError
-from slideloom.slides.image import Header, Level, plausible_mpp
+from slideloom.slides.image import Header, Level
 from slideloom.slides.modality import flatten_alpha
+from slideloom.slides.pixel_size import plausible_mpp
 from slideloom.slides.source import Source
 from slideloom.slides.tiff_segments import SegmentCache
 from slideloom.slides.unknown_files import describe_unknown

@@ -29,7 +29,7 @@ from slideloom.slides.image import Header, fits_pyramid, make_levels
 from slideloom.slides.ome_xml import OmeImage, parse_ome
 from slideloom.slides.source import Source
 from slideloom.slides.tiff_facts import JPEG, tiff_colour, tiff_names, tiff_palette, tiff_pixel_size
-from slideloom.slides.tiff_file import count_pages, refuse_truncated_pages
+from slideloom.slides.tiff_file import count_pages, refuse_empty_pages, refuse_truncated_pages
 from slideloom.slides.tiff_segments import MappedLevel, Plane, SegmentCache, SegmentedLevel
 
 __all__ = ["TiffImage", "open_tiff", "tiff_flavour"]
@@ -89,11 +89,13 @@ def tiff_flavour(source: Source) -> str:
     Raises
     ------
     SlideError
-        ``truncated``: its directories, or the tiles of a page, lie behind its end.
+        ``truncated``: its directories, or the tiles of a page, lie behind its end; ``unreadable``: its first page, or
+        the tiles of it, have no size.
     """
     count_pages(source.path, str(source))
     with tifffile.TiffFile(source.path) as file:
         _refuse_long_description(file.pages.first, str(source))
+        refuse_empty_pages([file.pages.first], str(source))
         # tifffile wants the closing tag too, and would read OME-XML cut short as no OME-XML at all.
         if file.is_ome or "<OME" in file.pages.first.description[:_OME_WITHIN]:
             return "ome"
@@ -130,7 +132,8 @@ def open_tiff(source: Source, flavour: str) -> TiffImage:
     ------
     SlideError
         ``metadata_mismatch``: an OME-TIFF that does not hold what it announces; ``multi_file``;
-        ``unsupported_layout``: a stack of more than one axis, or samples that are no image; ``truncated``.
+        ``unsupported_layout``: a stack of more than one axis, or samples that are no image; ``truncated``;
+        ``unreadable``: pages or tiles without a size.
     """
     where = str(source)
     with tifffile.TiffFile(source.path) as file:
@@ -149,6 +152,7 @@ def open_tiff(source: Source, flavour: str) -> TiffImage:
             if level is not series and not _belongs(series, level, sizes[-1]):
                 warnings.append(f"a sub-resolution of {width} x {height} px does not fit the image and is left aside")
                 continue
+            refuse_empty_pages(level.pages, where)
             refuse_truncated_pages(level.pages, size_bytes, where)
             sizes.append((height, width))
             stored.append(level)
@@ -278,7 +282,8 @@ def _largest(series: list[Any], warnings: list[str]) -> Any:
 
 def _one_stack(series: Any, where: str) -> Any:
     """Return the first page of a series that has one axis beside y and x, at most."""
-    axes = {axis: size for axis, size in zip(series.axes, series.shape, strict=True) if axis not in "YX" and size > 1}
+    # As a list: a file may have two unnamed axes of one letter.
+    axes = [axis for axis, size in zip(series.axes, series.shape, strict=True) if axis not in "YX" and size > 1]
     first = series.pages[0]
     deep = first is not None and first.keyframe.imagedepth > 1
     if len(axes) > 1 or "Y" not in series.axes or "X" not in series.axes or first is None or deep:

@@ -16,6 +16,7 @@ from slideloom.config.fields import unfit_for_paths
 from slideloom.config.texts import quoted
 from slideloom.errors import Problem
 from slideloom.slides.delimited import Table, TableRow, read_table
+from slideloom.slides.pixel_size import COARSEST_UM, FINEST_UM
 from slideloom.slides.source import Source, parse_source
 
 __all__ = ["COLUMNS", "ROLES", "SlideRow", "Source", "parse_source", "read_sheet", "sheet_text", "write_sheet"]
@@ -59,8 +60,6 @@ _LONGEST_ID = 128
 _FILES = frozenset({"he", "sp", "instances", "classes"})
 #: Breaks of lines, and what is not seen: marks of direction, blanks of no width. Joiners are part of some scripts.
 _UNSEEN = re.compile("[\\t\\n\\r\x85\xad\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff]")
-#: Pixel sizes outside are slips of the unit: 250 for nanometres, 0.00025 for millimetres.
-_MPP_UM = (0.01, 100.0)
 
 
 @dataclass(frozen=True)
@@ -239,9 +238,9 @@ def _mpp(table: Table, row: TableRow, column: str, problems: list[Problem]) -> f
         value = float(text)
     except ValueError:
         value = math.nan
-    if not _MPP_UM[0] <= value <= _MPP_UM[1]:
-        what = f"{quoted(text)} is not a pixel size in µm ({_MPP_UM[0]} to {_MPP_UM[1]:g})"
-        hint = "A 40x scan has about 0.25" + (": is this in nanometres?" if value > _MPP_UM[1] else "")
+    if not FINEST_UM <= value <= COARSEST_UM:
+        what = f"{quoted(text)} is not a pixel size in µm ({FINEST_UM:g} to {COARSEST_UM:g})"
+        hint = "A 40x scan has about 0.25" + (": is this in nanometres?" if value > COARSEST_UM else "")
         if "," in text:
             hint = "Write a decimal point, not a comma"
         elif re.search(r"[a-zµμ]", text, re.IGNORECASE) and re.match(r"[\d.]+\s*\D", text):

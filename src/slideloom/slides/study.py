@@ -20,6 +20,7 @@ from slideloom.errors import ConfigError, Problem
 from slideloom.slides.alike import alike_warnings
 from slideloom.slides.checks import check_study
 from slideloom.slides.evidence import Evidence
+from slideloom.slides.shared_files import shared_file_warnings
 from slideloom.slides.sheet import SlideRow, read_sheet
 from slideloom.slides.tables import ClassTable, MarkerTable, read_classes, read_markers
 
@@ -205,7 +206,7 @@ def _study(checked: CheckedConfig, config_path: Path, base: Path) -> Study:
         classes=classes or ClassTable(),
         data_root=data_root,
         base=base,
-        warnings=(*_warnings(checked.config), *alike_warnings(rows or ())),
+        warnings=(*_warnings(checked.config), *alike_warnings(rows or ()), *shared_file_warnings(rows or ())),
     )
 
 

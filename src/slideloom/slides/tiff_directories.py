@@ -23,6 +23,8 @@ _TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 
 _PLACE_FORMS = {4: "I", 13: "I", 16: "Q", 18: "Q"}
 #: Multiplexed stacks with their pyramids have hundreds of directories, of 20 entries each.
 _MOST_DIRECTORIES, _MOST_ENTRIES = 10_000, 1_000_000
+#: Small values, such as JPEG tables, may lie in one place for many directories.
+_SHARED_BYTES = 16 << 20
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ class DirectoryWalk:
         )
         self._word = struct.calcsize(self._word_form)
         self._step = struct.calcsize(self._entry_form) + self._word
-        self._directories = self._entries = 0
+        self._directories = self._entries = self._value_bytes = 0
 
     def pages(self) -> int:
         """Walk the main chain, and all sub-directories.
@@ -79,7 +81,7 @@ class DirectoryWalk:
         Raises
         ------
         SlideError
-            ``truncated``, ``unreadable`` (a circle), ``too_large``.
+            As :func:`~slideloom.slides.tiff_file.count_pages`.
         """
         offset = self._place(8 if self._big else 4)
         chain: set[int] = set()
@@ -116,6 +118,7 @@ class DirectoryWalk:
                     value_at = self._place(value_at)
                     if value_at + n_bytes > self._size:
                         raise ends_too_early(self._size, self._where)
+                    self._count_value(n_bytes)
                 if tag == _SUB_TAG and kind in _PLACE_FORMS:
                     self._count(count, 0)
                     form = f"{self._order}{count}{_PLACE_FORMS[kind]}"
@@ -143,6 +146,18 @@ class DirectoryWalk:
                 where=self._where,
                 expected=f"at most {_MOST_DIRECTORIES} directories with {_MOST_ENTRIES} entries",
                 hint="Export a single image, with one page a channel",
+                code="too_large",
+            )
+
+    def _count_value(self, n_bytes: int) -> None:
+        """Values that many directories share are read for each of them."""
+        self._value_bytes += n_bytes
+        if self._value_bytes > self._size + _SHARED_BYTES:
+            raise SlideError(
+                f"its directories name {self._value_bytes} bytes of values or more, the file has {self._size}",
+                where=self._where,
+                expected="values of its own for each page",
+                hint="Write the file again with a sound program",
                 code="too_large",
             )
 

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import re
 from typing import Any
-from xml.etree import ElementTree
 
 import numpy as np
 from numpy.typing import NDArray
 
 from slideloom.errors import SlideError
-from slideloom.slides.image import Colour, plausible_mpp
-from slideloom.slides.ome_xml import OmeImage, length_um
+from slideloom.slides.image import Colour
+from slideloom.slides.ome_xml import OmeImage, believed_name, length_um, parse_xml
+from slideloom.slides.pixel_size import plausible_mpp
 
 __all__ = ["JPEG", "tiff_colour", "tiff_names", "tiff_palette", "tiff_pixel_size"]
 
@@ -88,11 +88,12 @@ def tiff_names(
 
 
 def _qpi_name(page: Any) -> str:
+    """Empty where the page's description cannot be read: the sheet may name the channel instead."""
     try:
-        root = ElementTree.fromstring(page.description)
-    except ElementTree.ParseError:
+        root = parse_xml(page.description, "description", "")
+    except SlideError:
         return ""
-    return (root.findtext("Biomarker") or root.findtext("Name") or "").strip()
+    return believed_name(root.findtext("Biomarker") or root.findtext("Name") or "")
 
 
 def tiff_pixel_size(

@@ -10,10 +10,14 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from slideloom.errors import SlideError
 from slideloom.slides.declared import FREE_PIECE_BYTES, refuse_hollow_piece
 from slideloom.slides.tiff_directories import DirectoryWalk, ends_too_early
 
-__all__ = ["count_pages", "is_tiff", "refuse_truncated_pages"]
+__all__ = ["count_pages", "is_tiff", "refuse_empty_pages", "refuse_truncated_pages"]
+
+
+_TILE_WIDTH = 322
 
 
 def is_tiff(head: bytes) -> bool:
@@ -40,10 +44,44 @@ def count_pages(path: Path, where: str) -> int:
     ------
     SlideError
         ``truncated``: the chain, or what a tag holds that the pixels hang on, leads out of the file; ``unreadable``: it
-        leads in a circle; ``too_large``: more than 10 000 directories, or a million entries.
+        leads in a circle; ``too_large``: more than 10 000 directories, a million entries, or more values than the file
+        can hold.
     """
     with path.open("rb") as file:
         return DirectoryWalk(file, where).pages()
+
+
+def refuse_empty_pages(pages: Iterable[Any], where: str) -> None:
+    """Check that pages, and what they are stored in, have a size.
+
+    Parameters
+    ----------
+    pages : iterable of tifffile.TiffPage or TiffFrame
+        Pages whose samples will be read.
+    where : str
+        Its name for messages.
+
+    Raises
+    ------
+    SlideError
+        ``unreadable``: a page, its tiles or its strips are 0 pixels high or wide.
+    """
+    for page in pages:
+        first = page.keyframe
+        sizes = {"height": first.imagelength, "width": first.imagewidth}
+        if _TILE_WIDTH in first.tags:
+            sizes |= {"height of its tiles": first.tilelength, "width of its tiles": first.tilewidth}
+        else:
+            sizes |= {"height of its strips": first.rowsperstrip}
+        empty = [name for name, size in sizes.items() if size < 1]
+        if empty:
+            raise SlideError(
+                f"page {page.index} says that the {empty[0]} is 0 pixels",
+                where=where,
+                expected="at least 1",
+                hint="The file is damaged: copy it again from where it was made, or export it anew",
+                code="unreadable",
+            )
 
 
 def refuse_truncated_pages(pages: Iterable[Any], size_bytes: int, where: str) -> None:

@@ -34,7 +34,7 @@ from slideloom.slides.sheet import SlideRow
 if TYPE_CHECKING:
     import shapely
 
-__all__ = ["read_tissue", "tissue_fraction", "tissue_on_grid", "write_tissue"]
+__all__ = ["finest_scale", "read_tissue", "tissue_fraction", "tissue_on_grid", "write_tissue"]
 
 _LOG = logging.getLogger(__name__)
 _SMALLEST_SIDE_PX = 256
@@ -106,8 +106,7 @@ def write_tissue(
         ``no_tissue``; ``bad_tissue``: an edited outline cannot be read; whatever keeps the image from being read.
     """
     image = facts.images[facts.reference]
-    scale = max(1.0, min(config.mpp_um / image.mpp_um, min(image.shape) / _SMALLEST_SIDE_PX))
-    scale = max(scale, math.sqrt(image.height_px * image.width_px / _MOST_PX))
+    scale, *finer = _scales(image, config)
     overview = _look(facts, row, root, scale, config.mpp_um)
     made = place.with_suffix(".made")
     edited = place.is_file() and not (made.is_file() and made.read_text(encoding="utf-8").strip() == digest_file(place))
@@ -123,10 +122,27 @@ def write_tissue(
             # Usual for small fields, and recorded in the outline: no cry for help.
             _LOG.info("%s: %s", facts.slide_id, warning)
         _publish(facts, polygons, warning, config, place, made)
-    finer = max(1.0, max(image.shape) / _THUMBNAIL_PX)
-    if finer < scale:
-        overview = _look(facts, row, root, finer, 0)
+    if finer:
+        overview = _look(facts, row, root, finer[0], 0)
     _draw(overview, polygons, image.is_rgb, thumbnail)
+
+
+def finest_scale(image: ImageFacts, config: TissueConfig) -> float:
+    """Level-0 pixels per pixel of the finest look that :func:`write_tissue` takes at an image."""
+    return min(scale / (1 if image.is_rgb else _finer(scale)) for scale in _scales(image, config))
+
+
+def _scales(image: ImageFacts, config: TissueConfig) -> list[float]:
+    """Level-0 pixels per pixel of the mask, and of the picture where that is finer."""
+    scale = max(1.0, min(config.mpp_um / image.mpp_um, min(image.shape) / _SMALLEST_SIDE_PX))
+    scale = max(scale, math.sqrt(image.height_px * image.width_px / _MOST_PX))
+    picture = max(1.0, max(image.shape) / _THUMBNAIL_PX)
+    return [scale, picture] if picture < scale else [scale]
+
+
+def _finer(scale: float) -> int:
+    """How much finer counts are read, to be averaged as floats: the source's integers would round sparse ones away."""
+    return max(1, min(4, int(scale)))
 
 
 def _publish(
@@ -282,9 +298,7 @@ def _look_channels(opened: SlideImage, image: ImageFacts, scale: float, sigma_px
     import cv2
 
     height, width = grid_size(*image.shape, scale)
-    # Counts are averaged as floats from a finer reading: at the mask's resolution the source's integers would round
-    # sparse counts away.
-    finer = max(1, min(4, int(scale)))
+    finer = _finer(scale)
     signal = np.zeros((2, height, width), np.float32)
     nuclear = np.array([channel.nuclear for channel in image.channels])
     if not nuclear.any():

@@ -18,8 +18,8 @@ from typing import Any
 
 from slideloom.config.texts import quoted, shortened
 from slideloom.errors import SlideError
-from slideloom.slides.image import plausible_mpp
 from slideloom.slides.ome_xml import believed_name, length_um
+from slideloom.slides.pixel_size import plausible_mpp
 from slideloom.slides.source import Source
 
 __all__ = ["ZarrLayout", "declared_bytes", "is_zarr", "read_layout"]

@@ -37,7 +37,8 @@ from slideloom.encoders.virtues.net import Architecture, VirTuesNet, drawn_net
 from slideloom.encoders.virtues.schemes import alternating
 from slideloom.encoders.virtues.weights import load_virtues
 from slideloom.errors import SlideloomError
-from slideloom.patches.statistics import ChannelStatistics, marker_indices
+from slideloom.patches.panels import marker_indices
+from slideloom.patches.statistics import ChannelStatistics
 from slideloom.slides.tables import Channel
 
 __all__ = ["VirTues", "blur", "build_virtues"]

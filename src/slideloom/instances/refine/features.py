@@ -1,8 +1,8 @@
 """What can be said of an instance from its labels and the slide's maps, so that others can judge it.
 
-Lengths are in µm, areas in µm² and shapes are ratios, so that features mean the same at any pixel size; a ring is a pixel
-wide, though. Every feature is a fixed expression in whole-number sums (:mod:`slideloom.instances.refine.sums`): neither the
-windows nor the number of workers changes a bit of it. Time is linear in the pixels of the slide.
+Lengths are in µm, areas in µm² and shapes are ratios, so that features mean the same at any pixel size; a ring is a
+pixel wide, though. Every feature is a fixed expression in whole-number sums (:mod:`slideloom.instances.refine.sums`):
+neither the windows nor the number of workers changes a bit of it. Time is linear in the pixels of the slide.
 """
 
 from __future__ import annotations

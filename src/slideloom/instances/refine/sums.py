@@ -215,7 +215,7 @@ def _add_up(
                     other = up if side == 0 else left if side == 1 else right if side == 2 else down
                     if other == 0 or other == own:
                         continue
-                    if side > 0 and other == up or side > 1 and other == left or side > 2 and other == right:
+                    if (side > 0 and other == up) or (side > 1 and other == left) or (side > 2 and other == right):
                         continue
                     its = position(present, other)
                     plain[its, _RING] += 1
