@@ -191,3 +191,25 @@ def test_demo_hands_its_options_over(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert result.exit_code == 0, result.output
     assert asked == {"folder": tmp_path, "seed": 3, "n_slides": 2, "size_px": 256}
     assert str(tmp_path / "slides.tsv") in result.output.replace("\n", "")
+
+
+def test_demo_writes_platforms(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def write_platforms(folder: Path, *, seed: int, n_slides: int, size_px: int) -> Path:
+        asked.append((folder, seed, n_slides, size_px))
+        return folder / "slides.tsv"
+
+    monkeypatch.setattr("slideloom.demo.platforms.write_platforms", write_platforms)
+    result = run("demo", tmp_path, "--platforms")
+    assert result.exit_code == 0, result.output
+    assert "6 slides of 3 platforms" in result.output
+    assert run("demo", tmp_path, "--platforms", "--seed", 1, "--slides", 3, "--size", 256).exit_code == 0
+    assert asked == [(tmp_path, 0, 2, 384), (tmp_path, 1, 3, 256)]
+
+
+def test_demo_by_default_is_the_paired_cohort(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = {}
+    monkeypatch.setattr("slideloom.demo.cohort.write_cohort", lambda folder, **given: asked.update(given) or folder)
+    assert run("demo", tmp_path).exit_code == 0
+    assert asked == {"seed": 0, "n_slides": 8, "size_px": 960}

@@ -15,12 +15,15 @@ from torch import Tensor
 from torch.nn import functional
 
 from slideloom.config.model import DecoderConfig, Head
+from slideloom.decoders.base import HEADS as EVERY_HEAD
 from slideloom.decoders.blocks import scaled_channels
 from slideloom.decoders.build import build_decoder, decoder_from_recipe
-from slideloom.decoders.cellvit import HEADS, CellViTDecoder, expand_blocks
+from slideloom.decoders.cellvit import CellViTDecoder, expand_blocks
 from slideloom.errors import SlideloomError
 
 CELLVIT: tuple[Head, ...] = ("nucleus", "hv", "classes")
+#: The heads that the published models have, and boundaries.
+HEADS = EVERY_HEAD[:4]
 CHANNELS: dict[Head, int] = {"nucleus": 2, "hv": 2, "classes": 6, "boundary": 1}
 NARROW = 1 / 16
 

@@ -15,7 +15,8 @@ from torch import Tensor
 from slideloom.config.model import DecoderConfig, Head
 from slideloom.decoders.base import HEADS
 from slideloom.decoders.build import build_decoder, decoder_from_recipe
-from slideloom.decoders.instanseg import INSTANSEG_HEADS, UNITS_PER_PX, InstanSeg, fields
+from slideloom.decoders.instanseg import InstanSeg
+from slideloom.decoders.instanseg_head import INSTANSEG_HEADS, UNITS_PER_PX, fields
 from slideloom.decoders.instanseg_published import from_published, read_published
 from slideloom.errors import SlideloomError
 

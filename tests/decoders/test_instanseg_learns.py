@@ -9,7 +9,8 @@ from torch import Tensor
 
 from slideloom.config.model import DecoderConfig, LossConfig
 from slideloom.decoders.build import build_decoder
-from slideloom.decoders.instanseg import InstanSeg, fields
+from slideloom.decoders.instanseg import InstanSeg
+from slideloom.decoders.instanseg_head import fields
 from slideloom.training.instanseg_loss import instanseg_loss
 
 SIDE, STEPS, HOT_STEPS = 64, 110, 20

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from slideloom.decoders.instanseg import INSTANSEG_HEADS, PixelClassifier
+from slideloom.decoders.instanseg_head import INSTANSEG_HEADS, PixelClassifier
 from slideloom.decoders.instanseg_published import from_published, read_published
 from slideloom.decoders.instanseg_torchscript import load_torchscript
 from slideloom.errors import SlideloomError

@@ -7,12 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from tests.decoders.variants import CHANNELS, CLASSES, SUBSETS, inputs
+from tests.decoders.variants import CHANNELS, CLASSES, HEADS, SUBSETS, inputs
 from torch import Tensor
 from torch.nn import functional
 
 from slideloom.config.model import DecoderConfig
-from slideloom.decoders.base import HEADS
 from slideloom.decoders.build import build_decoder, decoder_from_recipe
 from slideloom.decoders.cellvit import expand_blocks
 from slideloom.decoders.linear import LinearDecoder

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 import torch
-from tests.decoders.variants import ATTENTIONS
+from tests.decoders.variants import ATTENTIONS, HEADS
 from torch import Tensor
 
 from slideloom.config.model import DecoderConfig, Head, LossConfig
-from slideloom.decoders.base import HEADS, Decoder
+from slideloom.decoders.base import Decoder
 from slideloom.decoders.build import build_decoder
 from slideloom.training.terms import total_loss
 

@@ -7,12 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from tests.decoders.variants import ATTENTIONS, BRANCH, CHANNELS, CLASSES, SUBSETS, awake, inputs, narrow
+from tests.decoders.variants import ATTENTIONS, BRANCH, CHANNELS, CLASSES, HEADS, SUBSETS, awake, inputs, narrow
 from torch import Tensor, nn
 
 from slideloom.config.model import DecoderConfig, Head
 from slideloom.decoders.attention import GlobalContext, MaskedAttention
-from slideloom.decoders.base import HEADS
 from slideloom.decoders.build import build_decoder, decoder_from_recipe
 from slideloom.decoders.cellvit import CellViTDecoder
 from slideloom.errors import SlideloomError

@@ -10,23 +10,39 @@ import torch
 from torch import Tensor, nn
 
 from slideloom.config.model import DecoderConfig, Head
-from slideloom.decoders.base import HEADS
+from slideloom.decoders.base import HEADS as EVERY_HEAD
 
 CLASSES = 4
-CHANNELS: dict[Head, int] = {"nucleus": 2, "hv": 2, "classes": CLASSES, "boundary": 1}
+CHANNELS: dict[Head, int] = {
+    "nucleus": 2,
+    "hv": 2,
+    "classes": CLASSES,
+    "boundary": 1,
+    "distance": 1,
+    "three_class": 3,
+    "instanseg": 5,
+    "instanseg_cells": 5,
+}
 BRANCH = {
     "nucleus": "nuclei_binary_map_decoder",
     "hv": "hv_map_decoder",
     "classes": "nuclei_type_maps_decoder",
     "boundary": "boundary_map_decoder",
+    "distance": "distance_map_decoder",
+    "three_class": "three_class_map_decoder",
+    "instanseg": "instanseg_map_decoder",
+    "instanseg_cells": "instanseg_cells_map_decoder",
 }
 ATTENTIONS: dict[str, dict[str, Any]] = {
     "global": {"global_context": True},
     "masked": {"masked_attention": True},
     "both": {"global_context": True, "masked_attention": True},
 }
-#: Every choice of heads.
+#: The heads that published models have, and boundaries.
+HEADS = EVERY_HEAD[:4]
+#: Every choice among them, and each of the others beside the nuclei.
 SUBSETS: list[tuple[Head, ...]] = [heads for count in range(1, 5) for heads in combinations(HEADS, count)]
+SUBSETS += [("nucleus", head) for head in EVERY_HEAD[4:]]
 
 
 def narrow(**settings: Any) -> DecoderConfig:

@@ -16,7 +16,7 @@ from tests.forest_oracle import in_raster_order
 from tests.instances.instanseg_maps import a_classifier, a_map, decoded, holes_plainly, segmented_plainly
 
 from slideloom.config.model import InstancesConfig
-from slideloom.decoders.instanseg import UNITS_PER_PX
+from slideloom.decoders.instanseg_head import UNITS_PER_PX
 from slideloom.errors import SlideloomError
 from slideloom.inference.layout import INSTANSEG_SCALES
 from slideloom.instances.instanseg import OFFSET_CODES, SEED_CODES, SIGMA_CODES, InstanSegParams, reach

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from slideloom.config.model import LossConfig
-from slideloom.decoders.instanseg import PixelClassifier
+from slideloom.decoders.instanseg_head import PixelClassifier
 from slideloom.training.distance_targets import instance_distance
 from slideloom.training.instanseg_loss import crop_hinge, instanseg_loss, seed_target
 from slideloom.training.lovasz import lovasz_hinge

@@ -17,7 +17,7 @@ from pydantic import BaseModel
 from slideloom.config.explain import kind_at
 from slideloom.config.model import StudyConfig
 
-PREDICTED = ("sp", "he", "live", "he_live", "virtues", "published")
+PREDICTED = ("sp", "he", "live", "he_live", "any", "virtues", "published")
 SCORED = (*PREDICTED, "other")
 
 
@@ -30,10 +30,14 @@ POOLED = f"statistics/mean {MEAN}"
 VIT = "embeddings/vit train/he maps/he train_live/he_live maps/he_live"
 VIRTUES = "embeddings/vt train/virtues maps/virtues"
 MAPS, INSTANCES, METRICS = _each("maps"), _each("instances"), _each("metrics", SCORED)
-PATCHES, TARGETS = (_each(stage, ("sp", "he", "vt", "cv", "labels")) for stage in ("patches", "targets"))
+PATCHES, TARGETS = (_each(stage, ("sp", "he", "vt", "cv", "labels", "any")) for stage in ("patches", "targets"))
 EXPORTS = _each("exports", SCORED)
 TERMS = ("cross_entropy", "dice", "focal", "tversky", "focal_tversky", "lovasz_softmax", "lovasz_hinge")
-TRAIN, LIVE, HE_LIVE = "train/sp", "train_live/live", "train_live/he_live"
+TRAIN, LIVE, HE_LIVE, ANY = "train/sp", "train_live/live", "train_live/he_live", "train_live/any"
+FOUND: dict[str, Any] = {"method": "threshold", "nucleus_threshold": 0.4, "energy_threshold": 0.5, "min_area_um2": 9.0}
+FOUND |= {"min_marker_um2": 2.0, "gradient_um": 4.0, "boundary_threshold": 0.4, "seed_distance_um": 3.0}
+SEEDS: dict[str, Any] = {"preset": "python", "mask_threshold": 0.6, "seed_threshold": 0.6, "peak_distance_px": 3}
+SEEDS |= {"overlap_threshold": 0.4, "window_px": 32, "cleanup": False, "min_area_px": 5}
 
 
 @dataclass(frozen=True)
@@ -164,6 +168,26 @@ ROWS: dict[str, Row] = {
         TRAIN,
     ),
     **_rows(
+        "experiments.sp.loss",
+        dict.fromkeys(("distance", "three_class", "instanseg_instance", "instanseg_seed"), 0.7)
+        | {"instanseg_hot_start": 3, "instanseg_seed_loss": "binary", "instanseg_window_px": 64},
+        TRAIN,
+    ),
+    **_rows(
+        "experiments.any.adapter",
+        {"kind": "channel_adapter", "out_channels": 4, "aggregation": "sum", "widths": [4, 8, 16]}
+        | {"norm": "instance", "original": True, "in_channels": 16},
+        ANY,
+    ),
+    **_rows(
+        "experiments.any.decoder",
+        {"backbone": "resnet18", "mode": "original", "widths": [8, 16], "multihead": True},
+        ANY,
+    ),
+    **_rows("experiments.any.instances", FOUND, "instances/any"),
+    **_rows("experiments.any.instances.instanseg", SEEDS, "instances/any"),
+    "experiments.*.instances.window_px": row("experiments.any.instances.window_px", 1024),
+    **_rows(
         "experiments.sp.loss.heads.nucleus",
         dict.fromkeys(TERMS, 0.7),
         TRAIN,
@@ -202,10 +226,10 @@ ROWS: dict[str, Row] = {
     "inference.roles": row("inference.roles", ["test"], f"{MAPS} imported/other", given={"evaluation.roles": ["test"]}),
     **_rows(
         "instances",
-        {"method": "threshold", "nucleus_threshold": 0.4, "energy_threshold": 0.5, "min_area_um2": 9.0}
-        | {"min_marker_um2": 2.0, "gradient_um": 4.0, "boundary_threshold": 0.4, "seed_distance_um": 3.0},
+        FOUND,
         INSTANCES,
     ),
+    **_rows("instances.instanseg", SEEDS, INSTANCES),
     "instances.window_px": row("instances.window_px", 1024),
     **_rows("exports", {"geojson": True, "anndata": True, "spatialdata": True}, EXPORTS),
     **_rows(
@@ -255,13 +279,14 @@ def rerun_study(folder: Path) -> dict[str, Any]:
         "slides": "slides.tsv",
         "markers": "markers.tsv",
         "classes": "classes.tsv",
-        "grids": {"sp": sp, "he": he, "vt": dict(sp), "cv": dict(he), "labels": dict(he)},
+        "grids": {"sp": sp, "he": he, "vt": dict(sp), "cv": dict(he), "labels": dict(he), "any": dict(sp)},
         "encoders": {
             "mean": {"model": "mean_marker", "grid": "sp", "statistics": "holdout"},
             "vit": {"model": "timm/vit_tiny_patch16_224", "grid": "he", "random": 0},
             "vt": {"model": "virtues/sp31", "grid": "vt", "checkpoint": "vt.pt", "statistics": "holdout"}
             | {"marker_embeddings": "esm.safetensors"},
             "cv": {"model": "cellvit/vit256", "grid": "cv", "checkpoint": "cv.pth"},
+            "plain": {"model": "mean_rgb", "grid": "any"},
         },
         "splits": {"holdout": {"scheme": "sequential"}, "second": {"scheme": "sequential"}},
         "experiments": {
@@ -269,6 +294,8 @@ def rerun_study(folder: Path) -> dict[str, Any]:
             "live": {"encoder": "mean", "split": "holdout", "training": dict(live)},
             "he": {"encoder": "vit", "split": "second"},
             "he_live": {"encoder": "vit", "split": "second", "training": live},
+            "any": {"encoder": "plain", "split": "holdout", "adapter": {"widths": [2, 3, 4]}}
+            | {"decoder": {"kind": "unet"}, "training": live},
             "virtues": {"encoder": "vt", "split": "holdout"},
             "published": {"encoder": "cv", "split": "holdout", "pretrained": "cv.pth"},
             "other": {"labels": "{slide}_other.tif", "grid": "labels", "split": "holdout"},

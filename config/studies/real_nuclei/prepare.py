@@ -1,7 +1,8 @@
 """Write the sheet of the study of unseen stains: small public sets, all in one modality.
 
-``config/studies/real_nuclei.yaml`` and ``real_nuclei_gpu.yaml`` read what this writes; ``docs/studies_stain_agnostic.md``
-says what is in it. Run as ``python config/studies/real_nuclei/prepare.py ../shared/data data/real_nuclei``.
+``config/studies/real_nuclei.yaml`` and ``real_nuclei_gpu.yaml`` read what this writes, and
+``docs/studies_stain_agnostic.md`` says what is in it. Run as
+``python config/studies/real_nuclei/prepare.py ../shared/data data/real_nuclei``.
 """
 
 from __future__ import annotations

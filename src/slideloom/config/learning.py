@@ -129,6 +129,9 @@ class LossConfig(Strict):
         description="Epochs in which InstanSeg's seeds learn by binary cross-entropy and its instances by Dice, before "
         "the distance and Lovász-hinge.",
     )
+    instanseg_window_px: Annotated[int, Field(ge=8, le=512)] = Field(
+        128, description="Side of the crop around a seed that InstanSeg's loss of instances looks at, pixels."
+    )
     instanseg_seed_loss: Literal["l1_distance", "l2_distance", "binary", "distance_and_binary"] = Field(
         "l1_distance", description="Loss of InstanSeg's seed map after the hot start."
     )

@@ -10,6 +10,7 @@ import torch
 from slideloom.config.model import DecoderConfig, Head
 from slideloom.decoders.base import Decoder
 from slideloom.decoders.cellvit import CellViTDecoder
+from slideloom.decoders.instanseg_head import INSTANSEG_HEADS, PixelClassifier
 from slideloom.decoders.linear import LinearDecoder
 from slideloom.encoders.base import DECODER_INPUTS
 
@@ -49,6 +50,13 @@ def build_decoder(
     sizes: dict[str, Any] = {"patch_px": patch_px, "regression": regression}
 
     def build() -> Decoder:
+        decoder = plain()
+        if set(INSTANSEG_HEADS) & set(heads) and not hasattr(decoder, "pixel_classifier"):
+            # Any decoder may have InstanSeg's head; what reads its maps is learned with them.
+            decoder.add_module("pixel_classifier", PixelClassifier())
+        return decoder
+
+    def plain() -> Decoder:
         places = (config, heads, n_classes, token_width, upsampling, image_channels)
         if config.kind == "linear":
             return LinearDecoder(*places, **sizes, n_blocks=n_blocks)

@@ -26,7 +26,8 @@ from slideloom.adapters.base import Adapter
 from slideloom.adapters.blocks import Norm
 from slideloom.adapters.build import build_adapter
 from slideloom.config.model import AdapterConfig, DecoderConfig, Head
-from slideloom.decoders.instanseg import INSTANSEG_HEADS, PARTS, InstanSeg
+from slideloom.decoders.instanseg import InstanSeg
+from slideloom.decoders.instanseg_head import INSTANSEG_HEADS, PARTS
 from slideloom.encoders.checkpoints.weights import Weights, load_strict, read_weights
 from slideloom.errors import SlideloomError
 

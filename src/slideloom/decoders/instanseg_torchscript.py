@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from slideloom.config.model import DecoderConfig, Head
-from slideloom.decoders.instanseg import INSTANSEG_HEADS, PARTS, PixelClassifier
+from slideloom.decoders.instanseg_head import INSTANSEG_HEADS, PARTS, PixelClassifier
 from slideloom.decoders.whole import WholeNetwork
 from slideloom.encoders.checkpoints.files import check_checksums, check_file, file_sha256, read_archive, unreadable
 from slideloom.encoders.checkpoints.weights import Weights, load_strict

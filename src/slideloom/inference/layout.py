@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from slideloom.config.model import Head
-from slideloom.decoders.instanseg import fields
+from slideloom.decoders.instanseg_head import fields
 from slideloom.encoders.dihedral import inverse, transform
 from slideloom.training.symmetry import transform_hv
 

@@ -20,19 +20,15 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from slideloom.artefacts.zarrio import create_array
 from slideloom.instances.forest import find_root
 from slideloom.instances.instanseg import SEED_CODES, Claims, InstanSegParams, claims_in, reach
 from slideloom.instances.instanseg_classifier import SeedClassifier
 from slideloom.instances.join import Joined
 from slideloom.instances.pool import in_order
-from slideloom.instances.stitch import SlideMaps, Stitched, _number
-from slideloom.instances.windows import Box, LabelTable, WindowGrid
+from slideloom.instances.stitch import SlideMaps, Stitched, number, working_array
+from slideloom.instances.windows import Box, LabelTable
 
 __all__ = ["segment_arrays", "stitch_instanseg"]
-
-#: Larger windows are rounded up to whole multiples, so that working arrays have pieces of a sensible size.
-_PIECE_PX = 2048
 
 
 def stitch_instanseg(
@@ -74,11 +70,7 @@ def stitch_instanseg(
     """
     height, width = maps.arrays[name].shape[-2:]
     shape = int(height), int(width)
-    if window_px > _PIECE_PX:
-        window_px = -(-window_px // _PIECE_PX) * _PIECE_PX
-    grid = WindowGrid(Box(0, 0, *shape), window_px)
-    piece = min(window_px, _PIECE_PX)
-    atoms = create_array(scratch / "atoms", shape, np.int32, chunk=(piece, piece), shard=(piece, piece), codec="labels")
+    grid, atoms = working_array(scratch, shape, window_px)
 
     def work(index: int) -> tuple[int, Claims]:
         place = grid.place(index)
@@ -90,7 +82,7 @@ def stitch_instanseg(
 
     claims = dict(in_order(work, range(grid.n) if order is None else order, workers))
     joined = _join([claims[index] for index in range(grid.n)], params, 1 / SEED_CODES)
-    final, table = _number(joined, params.min_area_px)
+    final, table = number(joined, params.min_area_px)
     return Stitched(grid, atoms, joined.offsets, final, table)
 
 
@@ -133,7 +125,7 @@ def segment_arrays(
     height, width = seed.shape
     whole = Box(0, 0, height, width)
     found = claims_in(maps, whole, whole, (height, width), params, classifier)
-    final, _ = _number(_join([found], params, 1 / SEED_CODES if codes else 1.0), params.min_area_px)
+    final, _ = number(_join([found], params, 1 / SEED_CODES if codes else 1.0), params.min_area_px)
     labels: NDArray[np.int32] = final.astype(np.int32)[found.labels]
     return labels
 

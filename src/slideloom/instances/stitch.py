@@ -28,7 +28,7 @@ from slideloom.instances.method import Landscape, Method
 from slideloom.instances.pool import in_order
 from slideloom.instances.windows import Box, LabelTable, WindowGrid
 
-__all__ = ["SlideMaps", "Stitched", "find_instances", "stitch"]
+__all__ = ["SlideMaps", "Stitched", "find_instances", "number", "stitch", "working_array"]
 
 #: Larger windows are rounded up to whole multiples, so that working arrays have pieces of a sensible size.
 _PIECE_PX = 2048
@@ -131,13 +131,7 @@ def stitch(
     Stitched
         Ids rise in raster order of first pixels. Neither ``window_px`` nor ``workers`` nor ``order`` changes them.
     """
-    if window_px > _PIECE_PX:
-        window_px = -(-window_px // _PIECE_PX) * _PIECE_PX
-    grid = WindowGrid(Box(0, 0, *maps.shape), window_px)
-    piece = min(window_px, _PIECE_PX)
-    atoms = create_array(
-        scratch / "atoms", maps.shape, np.int32, chunk=(piece, piece), shard=(piece, piece), codec="labels"
-    )
+    grid, atoms = working_array(scratch, maps.shape, window_px)
 
     def work(index: int) -> tuple[int, WindowForest]:
         place = grid.place(index)
@@ -148,8 +142,20 @@ def stitch(
 
     found = dict(in_order(work, range(grid.n) if order is None else order, workers))
     joined = join(grid, [found[index] for index in range(grid.n)])
-    final, table = _number(joined, method.front.min_area_px)
+    final, table = number(joined, method.front.min_area_px)
     return Stitched(grid, atoms, joined.offsets, final, table)
+
+
+def working_array(scratch: Path, shape: tuple[int, int], window_px: int) -> tuple[WindowGrid, ts.TensorStore]:
+    """Windows over a slide, and an array in a folder for their atoms, (H, W) int32.
+
+    Larger windows are rounded up to whole multiples of the array's pieces.
+    """
+    if window_px > _PIECE_PX:
+        window_px = -(-window_px // _PIECE_PX) * _PIECE_PX
+    piece = min(window_px, _PIECE_PX)
+    atoms = create_array(scratch / "atoms", shape, np.int32, chunk=(piece, piece), shard=(piece, piece), codec="labels")
+    return WindowGrid(Box(0, 0, *shape), window_px), atoms
 
 
 def find_instances(maps: SlideMaps, method: Method) -> NDArray[np.int32]:
@@ -170,7 +176,7 @@ def find_instances(maps: SlideMaps, method: Method) -> NDArray[np.int32]:
     grid = WindowGrid(Box(0, 0, *maps.shape), max(maps.shape))
     flooded, landscape = _flood_window(maps, method, grid, 0)
     joined = join(grid, [window_forest(flooded, landscape, grid.place(0), maps.shape[1])])
-    final, _ = _number(joined, method.front.min_area_px)
+    final, _ = number(joined, method.front.min_area_px)
     labels: NDArray[np.int32] = final.astype(np.int32)[flooded.atoms]
     return labels
 
@@ -191,7 +197,7 @@ def _flood_window(maps: SlideMaps, method: Method, grid: WindowGrid, index: int)
     return flood(inside, landscape.level, landscape.seeds, grid.seams(index)), landscape
 
 
-def _number(joined: Joined, min_area_px: int) -> tuple[NDArray[np.uint32], LabelTable]:
+def number(joined: Joined, min_area_px: int) -> tuple[NDArray[np.uint32], LabelTable]:
     """Drop small instances and number the others in raster order of their first pixels; by atom, and where they lie."""
     table = joined.table
     kept = np.flatnonzero(table.area >= max(min_area_px, 1))

@@ -64,7 +64,7 @@ def _adapter(evidence: Evidence, name: str, experiment: ExperimentConfig) -> Ite
         what = f"the encoder {experiment.first_encoder!r} ({entry.name}) reads markers as they are"
         hint = "Name an RGB encoder, or mean_rgb for a network that reads the image alone; or remove the key"
         yield evidence.at(*path, what=what, hint=hint)
-    elif entry and experiment.adapter.out_channels != 3:
+    elif entry and experiment.adapter.out_channels != 3 and not experiment.decoder.whole:
         what = f"an RGB encoder reads 3 channels, not {experiment.adapter.out_channels}"
         yield evidence.at(*path, "out_channels", what=what, hint="Remove the key")
 

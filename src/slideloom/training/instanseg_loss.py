@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from slideloom.config.model import LossConfig
-from slideloom.decoders.instanseg import UNITS_PER_PX, PixelClassifier, fields
+from slideloom.decoders.instanseg_head import UNITS_PER_PX, PixelClassifier, fields
 from slideloom.training.distance_targets import instance_distance
 from slideloom.training.lovasz import jaccard_slopes
 

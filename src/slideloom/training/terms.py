@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from slideloom.config.model import Head, LossConfig
-from slideloom.decoders.instanseg import PixelClassifier
+from slideloom.decoders.instanseg_head import PixelClassifier
 from slideloom.errors import SlideloomError
 from slideloom.training import losses
 from slideloom.training.instanseg_loss import instanseg_loss
@@ -210,6 +210,7 @@ def _instanseg_terms(
         drawn.hot,
         drawn.rng,
         distance=targets.get("distance"),
+        window_px=config.instanseg_window_px,
     )
     return {name: value for name, value in zip(("instance", "seed"), both, strict=True) if name in names}
 

@@ -25,7 +25,7 @@ __all__ = ["Weights", "load_strict", "read_weights"]
 
 #: Where training programs keep the weights inside a larger checkpoint. DINO keeps two networks: its teacher, the mean
 #: of the student over time, is the one that is used.
-_INNER = ("state_dict", "model_state_dict", "model", "teacher", "student")
+_INNER = ("state_dict", "model_state_dict", "model", "desc", "teacher", "student")
 _SHOWN = 12
 _GLOBAL = re.compile(r"GLOBAL ([\w.]+)")
 #: torch keeps the names it lets in for the whole process: one file at a time, or one would close the door on another.

@@ -19,6 +19,7 @@ from scipy.stats import rankdata
 
 from slideloom.errors import SlideloomError
 from slideloom.instances.refine.features import Features
+from slideloom.instances.refine.tokens import Projection
 from slideloom.instances.refine.verifier import Verifier, standardise, transformed
 
 __all__ = ["FitSettings", "Gain", "fit_verifier"]
@@ -107,6 +108,7 @@ def fit_verifier(
     image: NDArray[Any],
     n_true: NDArray[Any],
     settings: FitSettings | None = None,
+    projection: Projection | None = None,
 ) -> tuple[Verifier, Gain]:
     """Fit a verifier to instances that were found where the truth is known.
 
@@ -123,6 +125,8 @@ def fit_verifier(
         True nuclei of each image.
     settings : FitSettings, optional
         As said there.
+    projection : Projection, optional
+        What tokens were reduced with; goes into the verifier. Fitted on other images, or without their truth.
 
     Returns
     -------
@@ -155,9 +159,9 @@ def fit_verifier(
     _check_examples(data, settings)
     after, probability = np.zeros(len(features), np.bool_), np.zeros(len(features))
     fold = _folds(data, settings)
-    for part in range(fold.max() + 1):
+    for part in range(int(fold.max()) + 1):
         inside = fold[data.image] != part
-        model = _procedure(data.of(inside), settings)
+        model = _procedure(data.of(fold != part), settings)
         probability[~inside] = model.probability(data.values[~inside])
         after[~inside] = probability[~inside] >= model.threshold
     gain = _gain(data, after, probability, settings)
@@ -171,6 +175,7 @@ def fit_verifier(
         shift=model.shift,
         threshold=model.threshold if gain.f1_gain > 0 else 0.0,
         about={"settings": asdict(settings), "gain": gain.as_dict()},
+        projection=projection,
     )
     return verifier, gain
 
@@ -190,11 +195,10 @@ class _Data:
         if count and not 0 <= self.image.min() <= self.image.max() < len(self.n_true):
             raise ValueError(f"images {self.image.min()} to {self.image.max()}, of {len(self.n_true)} there are counts")
 
-    def of(self, chosen: _Flags) -> _Data:
-        """Some instances; images without any of them count for nothing."""
-        there = np.zeros(len(self.n_true), np.int64)
-        np.add.at(there, self.image[chosen], 1)
-        return _Data(self.values[chosen], self.matched[chosen], self.image[chosen], np.where(there > 0, self.n_true, 0))
+    def of(self, images: _Flags) -> _Data:
+        """What was found in some images, (m,) flags; the others have no true nucleus either."""
+        chosen = images[self.image]
+        return _Data(self.values[chosen], self.matched[chosen], self.image[chosen], np.where(images, self.n_true, 0))
 
 
 @dataclass(frozen=True, eq=False)
@@ -232,13 +236,17 @@ def _check_examples(data: _Data, settings: FitSettings) -> None:
     for name, chosen in (("match a true nucleus", data.matched), ("match none", ~data.matched)):
         count, images = int(chosen.sum()), len(np.unique(data.image[chosen]))
         if count < settings.least or images < 3:
-            raise SlideloomError(
-                f"{count} instances in {images} images {name}",
-                where="verifier",
-                expected=f"at least {settings.least}, in three images or more",
-                hint="Give it more annotated images that the decoder was not trained on, or leave the verifier out",
-                code="verifier_examples",
-            )
+            raise _few(count, images, name, settings)
+
+
+def _few(count: int, images: int, name: str, settings: FitSettings) -> SlideloomError:
+    return SlideloomError(
+        f"{count} instances in {images} images {name}",
+        where="verifier",
+        expected=f"at least {settings.least}, in three images or more",
+        hint="Give it more annotated images that the decoder was not trained on, or leave the verifier out",
+        code="verifier_examples",
+    )
 
 
 def _folds(data: _Data, settings: FitSettings) -> _Ints:
@@ -256,18 +264,19 @@ def _folds(data: _Data, settings: FitSettings) -> _Ints:
 
 def _procedure(data: _Data, settings: FitSettings) -> _Model:
     """A model of some images, calibrated and with a threshold by folds among them."""
-    fold = _folds(data, settings)[data.image]
+    fold = _folds(data, settings)
     logits = np.zeros(len(data.matched))
-    for part in np.unique(fold):
-        inside = fold != part
-        if len(np.unique(data.matched[inside])) == 2:
-            logits[~inside] = _fitted(data.of(inside), settings).logits(data.values[~inside])
+    for part in range(int(fold.max()) + 1):
+        outside = fold[data.image] == part
+        logits[outside] = _fitted(data.of(fold != part), settings).logits(data.values[outside])
     scale, shift = _calibrated(logits, data.matched)
     threshold = _best_threshold(expit(scale * logits + shift), data)
     return replace(_fitted(data, settings), scale=scale, shift=shift, threshold=threshold)
 
 
 def _fitted(data: _Data, settings: FitSettings) -> _Model:
+    if len(np.unique(data.matched)) < 2:  # the few of a kind lie in images of one fold
+        raise _few(0, 0, "match none" if data.matched.any() else "match a true nucleus", settings)
     known = np.isfinite(data.values)
     count = np.maximum(known.sum(0), 1)
     mean = np.where(known, data.values, 0).sum(0) / count

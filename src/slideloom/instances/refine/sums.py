@@ -170,7 +170,8 @@ def _look(
     byte[:, :, 2] = 255
     class_pixels = np.zeros((present.size, n_classes), np.int64)
     token = np.zeros((present.size, codes.shape[2] + 1), np.int64)
-    highest = _add_up(
+    add_up: Any = _add_up
+    highest = add_up(
         labels, present, place.top, place.left, box, top, offset, *planes, hv, *classes, codes, covered, rows, cols,
         plain, byte, class_pixels, token, ends,
     )  # fmt: skip
@@ -273,7 +274,7 @@ def _add_up(
 
 
 @numba.njit(nogil=True, cache=True)
-def _note(kept: Any, value: int) -> None:
+def _note(kept: Any, value: Any) -> None:
     """Add a value to its sum and squares, lowest and highest."""
     kept[0] += value
     kept[1] += value * value

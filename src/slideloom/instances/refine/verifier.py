@@ -22,11 +22,13 @@ from slideloom.artefacts.keys import canonical
 from slideloom.errors import SlideloomError
 from slideloom.instances.instanseg_classifier import probability as _sigmoid
 from slideloom.instances.refine.features import FEATURES, Features
+from slideloom.instances.refine.tokens import Projection
 
 __all__ = ["SCHEMA_VERSION", "Verifier"]
 
 SCHEMA_VERSION = 1
 _KEY = "slideloom_verifier"
+_PROJECTION = "projection_"
 _ARRAYS = ("mean", "deviation", "weight", "bias", "last")
 
 
@@ -52,6 +54,8 @@ class Verifier:
         Probability from which an instance is kept; 0 keeps every one, as it is where a model gains nothing.
     about : dict
         JSON values: what it was fitted on, and what it gained.
+    projection : Projection, optional
+        What the tokens were reduced with, where it reads features of tokens.
     """
 
     names: tuple[str, ...]
@@ -64,6 +68,7 @@ class Verifier:
     shift: float = 0.0
     threshold: float = 0.0
     about: dict[str, Any] = field(default_factory=dict)
+    projection: Projection | None = None
 
     def __post_init__(self) -> None:
         inner, width = self.weight.shape[0], len(self.names)
@@ -138,7 +143,12 @@ class Verifier:
             "about": self.about,
         }
         with publish(place) as draft:
-            arrays = {name: np.ascontiguousarray(getattr(self, name)) for name in _ARRAYS}
+            arrays: dict[str, NDArray[Any]] = {name: np.ascontiguousarray(getattr(self, name)) for name in _ARRAYS}
+            if self.projection is not None:
+                arrays |= {
+                    f"{_PROJECTION}{name}": np.ascontiguousarray(values)
+                    for name, values in vars(self.projection).items()
+                }
             save_file(arrays, draft, metadata={_KEY: canonical(header)})
 
     @classmethod
@@ -159,6 +169,8 @@ class Verifier:
                 if body.get("schema") != SCHEMA_VERSION:
                     raise _refused(place, f"has schema {body.get('schema')!r}")
                 arrays = {name: handle.get_tensor(name) for name in _ARRAYS}
+                parts = [name for name in handle.keys() if name.startswith(_PROJECTION)]  # noqa: SIM118 - no mapping
+                projection = {name.removeprefix(_PROJECTION): handle.get_tensor(name) for name in parts}
             return cls(
                 tuple(body["names"]),
                 **arrays,
@@ -166,8 +178,9 @@ class Verifier:
                 shift=float(body["shift"]),
                 threshold=float(body["threshold"]),
                 about=body["about"],
+                projection=Projection(**projection) if projection else None,
             )
-        except (SafetensorError, OSError, ValueError, KeyError) as error:
+        except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
             raise _refused(place, f"cannot be read: {error}") from error
 
 

@@ -1,0 +1,152 @@
+"""Merged nuclei split by clustering their pixels, each instance by itself in its bounding box.
+
+Two ways. ``hv``: the HV maps of a nucleus' pixels all point to its centre, also where the instance holds several
+nuclei; pixels are put where they point to and fall into a cluster a nucleus. ``tokens``: pixels are clustered by place
+and by what the encoder makes of the tissue there. How an instance is split depends on its own pixels and maps alone, so
+not on windows; no pixel is lost or won.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from slideloom.errors import SlideloomError
+from slideloom.instances.pool import in_order
+from slideloom.instances.refine.clusters import best_parts, pointed_at
+from slideloom.instances.refine.features import Features
+from slideloom.instances.refine.found import Found, Piece, Refined, replace_instances
+from slideloom.instances.refine.tokens import TokenPlane
+
+__all__ = ["SplitSettings", "split_instances", "suspects"]
+
+_LAG_UM = 1.0
+
+
+@dataclass(frozen=True)
+class SplitSettings:
+    """Which instances are looked at, and when they are split.
+
+    Attributes
+    ----------
+    by : {"hv", "tokens"}
+        The way.
+    min_part_um2 : float
+        No part is smaller, µm²; what is smaller than two is not looked at.
+    max_solidity : float
+        Instances more solid than this are not looked at, unless their HV says otherwise.
+    max_hv_fit : float
+        Those whose HV fits one nucleus better are not, unless their shape says otherwise.
+    most : int
+        Parts at most.
+    silhouette : float
+        How well parted the clusters must be, 0 to 1.
+    apart_um : float
+        How far apart the clusters' centres are at least, µm.
+    token_um : float
+        What a difference of one standard deviation of a reduced token counts for, µm.
+    """
+
+    by: Literal["hv", "tokens"] = "hv"
+    min_part_um2: float = 8.0
+    max_solidity: float = 0.92
+    max_hv_fit: float = 0.9
+    most: int = 4
+    silhouette: float = 0.7
+    apart_um: float = 2.0
+    token_um: float = 4.0
+
+
+def suspects(features: Features, settings: SplitSettings) -> NDArray[np.int64]:
+    """Instances that may be several nuclei.
+
+    Parameters
+    ----------
+    features : Features
+        Of n instances; with ``hv_fit`` where there are HV maps.
+    settings : SplitSettings
+        Thresholds.
+
+    Returns
+    -------
+    (m,) int64 array
+        Ids, rising.
+    """
+    odd = features["solidity"] <= settings.max_solidity
+    if "hv_fit" in features.names:
+        odd |= features["hv_fit"] <= settings.max_hv_fit
+    return np.flatnonzero(odd & (features["area_um2"] >= 2 * settings.min_part_um2)) + 1
+
+
+def split_instances(
+    found: Found,
+    maps: Mapping[str, Any],
+    ids: NDArray[np.integer[Any]],
+    settings: SplitSettings,
+    *,
+    mpp_um: float,
+    tokens: TokenPlane | None = None,
+    workers: int = 1,
+) -> Refined:
+    """Split some instances.
+
+    Parameters
+    ----------
+    found : Found
+        Instances of a slide.
+    maps : mapping of str to array
+        ``hv`` (2, H, W) int8, 127 times the HV map, for the way ``hv``.
+    ids : (m,) int array
+        Those to look at, such as :func:`suspects`.
+    settings : SplitSettings
+        The way, and when to split.
+    mpp_um : float
+        Pixel size of the maps, µm.
+    tokens : TokenPlane, optional
+        For the way ``tokens``.
+    workers : int
+        Instances in work at once; changes nothing.
+
+    Returns
+    -------
+    Refined
+        Ids 1 … n in raster order of first pixels.
+
+    Raises
+    ------
+    SlideloomError
+        ``missing_head``: the HV maps or the tokens that the way reads are not there.
+    """
+    if settings.by == "hv" and "hv" not in maps:
+        raise _missing("HV maps", "the head hv", "Add hv to the experiment's heads, or split by tokens")
+    if settings.by == "tokens" and tokens is None:
+        raise _missing("tokens", "an encoder whose tokens are stored", "Split by hv")
+    lag = max(1, round(_LAG_UM / mpp_um))
+    least_px = max(1, int(np.ceil(settings.min_part_um2 / mpp_um**2)))
+    apart = settings.apart_um / mpp_um
+
+    def work(label: int) -> Piece:
+        box = found.table.box_of(label)
+        mask = found.read(box) == label
+        if settings.by == "hv":
+            hv = np.ascontiguousarray(maps["hv"][(slice(None), *box.slices)], np.int8)
+            points, x_slope, y_slope = pointed_at(mask, hv, lag)
+            if min(x_slope, y_slope) <= 0:
+                return Piece(label, box, mask.astype(np.uint8))
+        else:
+            assert tokens is not None
+            places = np.argwhere(mask)[:, ::-1].astype(np.float64)
+            points = np.append(places, tokens.values(box)[mask] * (settings.token_um / mpp_um), axis=1)
+        parts = best_parts(np.ascontiguousarray(points), mask, settings.most, settings.silhouette, apart, least_px)
+        return Piece(label, box, parts)
+
+    pieces = [piece for piece in in_order(work, map(int, ids), workers) if piece.n > 1]
+    return replace_instances(found, pieces)
+
+
+def _missing(what: str, expected: str, hint: str) -> SlideloomError:
+    return SlideloomError(f"no {what}", where="refine.split", expected=expected, hint=hint, code="missing_head")
