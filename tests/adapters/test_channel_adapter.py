@@ -146,3 +146,14 @@ def test_the_output_is_float32_of_any_size() -> None:
         out = net(images(2, 1, 5, 3))
     assert out.dtype == torch.float32
     assert out.shape == (2, 7, 5, 3)
+
+
+def test_pass_through_hands_on_what_there_is() -> None:
+    adapter = build_adapter(AdapterConfig(kind="pass_through"))
+    assert not list(adapter.parameters())
+    images = torch.randn(2, 2, 5, 7, generator=torch.Generator().manual_seed(3))
+    found = adapter(images, torch.tensor([[True, True], [True, False]]))
+    torch.testing.assert_close(found[0], images[0, [0, 1, 0]], atol=0, rtol=0)
+    torch.testing.assert_close(found[1], images[1, [0, 0, 0]], atol=0, rtol=0)
+    with pytest.raises(SlideloomError, match="4"):
+        adapter(torch.zeros(1, 4, 5, 7))

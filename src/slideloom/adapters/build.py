@@ -10,6 +10,7 @@ import torch
 from slideloom.adapters.base import Adapter
 from slideloom.adapters.channel_adapter import ChannelAdapter
 from slideloom.adapters.channelnet import ChannelNet
+from slideloom.adapters.pass_through import PassThrough
 from slideloom.config.model import AdapterConfig
 
 __all__ = ["adapter_from_recipe", "build_adapter"]
@@ -30,7 +31,12 @@ def build_adapter(config: AdapterConfig, seed: int | None = None) -> Adapter:
     Adapter
         On the CPU, float32, in training mode.
     """
-    kind: type[Adapter] = ChannelNet if config.kind == "channelnet" else ChannelAdapter
+    kinds: dict[str, type[Adapter]] = {
+        "channelnet": ChannelNet,
+        "channel_adapter": ChannelAdapter,
+        "pass_through": PassThrough,
+    }
+    kind = kinds[config.kind]
     if seed is None:
         return kind(config)
     with torch.random.fork_rng(devices=[]):

@@ -25,10 +25,11 @@ Head = Literal["nucleus", "hv", "classes", "boundary", "distance", "three_class"
 class AdapterConfig(Strict):
     """A trainable front that maps the channels of an image to those that a network reads."""
 
-    kind: Literal["channelnet", "channel_adapter"] = Field(
+    kind: Literal["channelnet", "channel_adapter", "pass_through"] = Field(
         "channelnet",
         description="channelnet: the same weights on every channel, which then exchange their largest values: any "
-        "number of channels in any order; channel_adapter: convolutions from a fixed number of channels.",
+        "number of channels in any order; channel_adapter: convolutions from a fixed number of channels; pass_through: "
+        "channels as they are, normalised, without a weight.",
     )
     out_channels: Count = Field(3, description="Channels that it gives.")
     aggregation: Literal["concat", "sum", "none"] = Field(

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from slideloom.encoders.lattice import TokenFrame
-from slideloom.instances.refine.tokens import Projection, TokenPlane, token_plane
+from slideloom.instances.refine.read_tokens import token_plane
+from slideloom.instances.refine.tokens import Projection, TokenPlane
 from slideloom.instances.windows import Box
 
 TOKEN_PX = 8

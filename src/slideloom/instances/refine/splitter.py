@@ -21,10 +21,13 @@ from slideloom.instances.refine.clusters import best_parts, pointed_at
 from slideloom.instances.refine.features import Features
 from slideloom.instances.refine.found import Found, Piece, Refined, replace_instances
 from slideloom.instances.refine.tokens import TokenPlane
+from slideloom.instances.windows import Box
 
 __all__ = ["SplitSettings", "split_instances", "suspects"]
 
+#: Distance over which HV's slope is taken.
 _LAG_UM = 1.0
+_SQUARE_PX = 1024
 
 
 @dataclass(frozen=True)
@@ -109,7 +112,7 @@ def split_instances(
     tokens : TokenPlane, optional
         For the way ``tokens``.
     workers : int
-        Instances in work at once; changes nothing.
+        Squares of the slide in work at once; changes nothing.
 
     Returns
     -------
@@ -129,23 +132,45 @@ def split_instances(
     least_px = max(1, int(np.ceil(settings.min_part_um2 / mpp_um**2)))
     apart = settings.apart_um / mpp_um
 
-    def work(label: int) -> Piece:
-        box = found.table.box_of(label)
-        mask = found.read(box) == label
-        if settings.by == "hv":
-            hv = np.ascontiguousarray(maps["hv"][(slice(None), *box.slices)], np.int8)
-            points, x_slope, y_slope = pointed_at(mask, hv, lag)
-            if min(x_slope, y_slope) <= 0:
-                return Piece(label, box, mask.astype(np.uint8))
-        else:
-            assert tokens is not None
-            places = np.argwhere(mask)[:, ::-1].astype(np.float64)
-            points = np.append(places, tokens.values(box)[mask] * (settings.token_um / mpp_um), axis=1)
-        parts = best_parts(np.ascontiguousarray(points), mask, settings.most, settings.silhouette, apart, least_px)
-        return Piece(label, box, parts)
+    def work(labels: NDArray[np.int64]) -> list[Piece]:
+        around = _around(found.table.box[labels])
+        read = found.read(around)
+        hv = np.asarray(maps["hv"][(slice(None), *around.slices)], np.int8) if settings.by == "hv" else None
+        made = []
+        for label in labels.tolist():
+            box = found.table.box_of(label)
+            within = box.within(around)
+            mask = np.ascontiguousarray(read[within] == label)
+            if hv is not None:
+                points, *slopes = pointed_at(mask, np.ascontiguousarray(hv[(slice(None), *within)]), lag)
+                if min(slopes) <= 0:
+                    continue
+            else:
+                assert tokens is not None
+                places = np.argwhere(mask)[:, ::-1].astype(np.float64)
+                values = tokens.values(box)[mask] * (settings.token_um / mpp_um)
+                points = np.ascontiguousarray(np.append(places, values, axis=1))
+            parts = best_parts(points, mask, settings.most, settings.silhouette, apart, least_px)
+            made.append(Piece(label, box, parts))
+        return made
 
-    pieces = [piece for piece in in_order(work, map(int, ids), workers) if piece.n > 1]
+    pieces: list[Piece] = []
+    for made in in_order(work, _neighbours(np.asarray(ids, np.int64), found.table.box), workers):
+        pieces += [piece for piece in made if piece.n > 1]
     return replace_instances(found, pieces)
+
+
+def _neighbours(ids: NDArray[np.int64], box: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    """Ids by the square of the slide in which their boxes begin: read together, nothing is read often."""
+    square, at = np.unique(box[ids, :2] // _SQUARE_PX, axis=0, return_inverse=True)
+    order = np.argsort(at.reshape(-1), kind="stable")
+    ends = np.cumsum(np.bincount(at.reshape(-1), minlength=len(square)))
+    return np.split(ids[order], ends[:-1]) if len(ids) else []
+
+
+def _around(box: NDArray[np.int64]) -> Box:
+    """What holds some boxes."""
+    return Box(*map(int, box[:, :2].min(0)), *map(int, box[:, 2:].max(0)))
 
 
 def _missing(what: str, expected: str, hint: str) -> SlideloomError:

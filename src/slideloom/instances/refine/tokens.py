@@ -10,10 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from slideloom.encoders.lattice import TokenFrame, TokenLattice
 from slideloom.instances.windows import Box
 
-__all__ = ["TOKEN_SCALE", "Projection", "TokenPlane", "token_plane"]
+__all__ = ["TOKEN_SCALE", "Projection", "TokenPlane"]
 
 #: Code of 1.
 TOKEN_SCALE = 4096
@@ -99,51 +98,13 @@ class TokenPlane:
             low = np.floor(at).astype(np.int64)
             parts.append((np.clip(low, 0, most - 1), np.clip(low + 1, 0, most - 1), at - low))
         (top, bottom, down), (left, right, across) = parts
-        known = self.codes * self.covered[:, :, None] if not self.covered.all() else self.codes
-        upper = known[np.ix_(top, left)] * (1 - across)[:, None] + known[np.ix_(top, right)] * across[:, None]
-        lower = known[np.ix_(bottom, left)] * (1 - across)[:, None] + known[np.ix_(bottom, right)] * across[:, None]
+
+        def at_corner(rows: NDArray[np.int64], cols: NDArray[np.int64]) -> NDArray[np.int32]:
+            place = np.ix_(rows, cols)
+            known: NDArray[np.int32] = self.codes[place] * self.covered[place][:, :, None]
+            return known
+
+        upper = at_corner(top, left) * (1 - across)[:, None] + at_corner(top, right) * across[:, None]
+        lower = at_corner(bottom, left) * (1 - across)[:, None] + at_corner(bottom, right) * across[:, None]
         mixed: NDArray[np.float64] = (upper * (1 - down)[:, None, None] + lower * down[:, None, None]) / TOKEN_SCALE
         return mixed
-
-
-def token_plane(
-    lattice: TokenLattice, block: int, projection: Projection, shape: tuple[int, int], mpp_um: float, token_px: int
-) -> TokenPlane:
-    """Reduce the stored tokens of a slide.
-
-    Parameters
-    ----------
-    lattice : TokenLattice
-        Of the slide.
-    block : int
-        Encoder block.
-    projection : Projection
-        To a few numbers.
-    shape : (int, int)
-        Height and width of the maps, pixels.
-    mpp_um : float
-        Pixel size of the maps.
-    token_px : int
-        Side of a token there.
-
-    Returns
-    -------
-    TokenPlane
-        Read in squares of 16 tokens that lie where they do on the slide.
-    """
-    side = 16
-    frame = TokenFrame(mpp_um, side * token_px, token_px)
-    height, width = (-(-length // token_px) for length in shape)
-    codes = np.zeros((height, width, projection.matrix.shape[1]), np.int32)
-    covered = np.zeros((height, width), np.uint8)
-    for top in range(0, height, side):
-        lefts = list(range(0, width, side))
-        tokens = lattice.sample(block, [top * token_px] * len(lefts), [left * token_px for left in lefts], frame)
-        for left, square in zip(lefts, tokens, strict=True):
-            part = square[: height - top, : width - left]
-            place = slice(top, top + part.shape[0]), slice(left, left + part.shape[1])
-            there = part.any(axis=2)
-            # Every square in one go and of one size: what a product rounds to depends on its shape.
-            codes[place] = projection.apply(square)[: part.shape[0], : part.shape[1]] * there[..., None]
-            covered[place] = there
-    return TokenPlane(codes, covered, token_px)

@@ -1,0 +1,46 @@
+"""No adapter at all, in an adapter's place: channels as they are, for networks that read a fixed number of them."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from slideloom.adapters.base import Adapter
+from slideloom.adapters.channels import replicate
+
+__all__ = ["PassThrough"]
+
+
+class PassThrough(Adapter):
+    """Hands on the channels, normalised; it has no weights.
+
+    A panel of fewer channels than ``config.out_channels`` is repeated until it fills them (a grey picture becomes one
+    of three equal channels); one of more is refused.
+
+    Parameters
+    ----------
+    config : AdapterConfig
+        ``out_channels``.
+    """
+
+    def forward(self, images: Tensor, present: Tensor | None = None) -> Tensor:
+        """Hand channels on.
+
+        Parameters
+        ----------
+        images : Tensor
+            (n, c, H, W) floating, normalised.
+        present : Tensor, optional
+            (n, c) bool: False for channels that pad, which are not read. All are there when left out.
+
+        Returns
+        -------
+        Tensor
+            (n, out_channels, H, W) float32.
+
+        Raises
+        ------
+        SlideloomError
+            ``adapter_input``: images without channels or pixels, or a mask that does not fit. ``adapter_channels``:
+            more channels than ``out_channels``.
+        """
+        return replicate(images, self.config.out_channels, present).float()
