@@ -88,5 +88,9 @@ def _kind(name: str) -> type[Decoder]:
 
 def decoder_from_recipe(recipe: Mapping[str, Any]) -> Decoder:
     """Build the decoder that :meth:`Decoder.recipe` described; its weights are yours to load."""
+    if "refinement" in recipe:
+        from slideloom.decoders.refinement import refined_from_recipe
+
+        return refined_from_recipe(recipe)
     arguments = dict(recipe)
     return build_decoder(DecoderConfig.model_validate(arguments.pop("config")), **arguments)
