@@ -4,8 +4,8 @@ libFuzzer, by way of atheris, keeps the cases that reach lines of Slideloom that
 them further, about half of the time as :mod:`tests.fuzz.edits` does. The first byte of a case says which target it is
 for.
 
-With a number of cases as a fourth argument it stops after so many, and begins from a fixed seed: every run is the same, unless its time is
-up before.
+With a number of cases as a fourth argument it stops after so many, and begins from a fixed seed: every run is the
+same, unless its time is up before.
 
 Written into the folder: ``report.json``, and a file for each way in which a case went wrong. A case that ends the
 process lies there as ``crash-…`` or ``timeout-…``, as libFuzzer leaves it.
