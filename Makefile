@@ -67,12 +67,13 @@ test-slurm: $(DEV_STAMP)
 
 # Hours: every group of files fuzzed for FUZZ_S seconds; a small study killed at a random moment (Snakemake, a job,
 # everything) and started again, KILLS times, each in a run of its own; SOAK_SLIDES small slides, every tenth of them bad,
-# killed again and again on a disk that fills up. The seeds are printed; SLIDELOOM_SEED sets the first.
+# killed again and again on a disk that fills up; every kind of bad slide in one study. The seeds are printed;
+# SLIDELOOM_SEED sets the first.
 soak: export SLIDELOOM_SOAK := $(KILLS)
 soak: export SLIDELOOM_SOAK_SLIDES := $(SOAK_SLIDES)
 soak: export SLIDELOOM_FUZZ_S := $(FUZZ_S)
 soak: $(DEV_STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/fuzz tests/workflow/test_kills.py tests/workflow/test_soak.py -s --durations 3
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/fuzz tests/workflow/test_kills.py tests/workflow/test_soak.py tests/bad_inputs/test_corpus.py -s --durations 3
 
 # The linter reads the demo's config, and that names the cohort's files.
 $(DEMO)/cohort/slides.tsv: | $(RUN_STAMP)

@@ -137,6 +137,8 @@ OUTLINED: tuple[Kind, ...] = (
           says="1e\\+300"),
     _kind("text_corner", "corner that is a text", _first(lambda ring: ring.insert(1, ("3", "4"))),  # type: ignore[arg-type]
           stage="targets"),
+    _kind("object_corner", "corner that is an object", _first(lambda ring: ring.insert(1, {})),  # type: ignore[arg-type]
+          stage="targets", says="list of places"),
     _kind("number_ring", "ring of numbers without places", lambda: collection([[[1.0, 2.0, 3.0, 4.0]]]),
           stage="targets"),
     _kind("outside", "nuclei far outside of the image", _moved(5000), code="annotation_outside", stage="targets"),

@@ -4,6 +4,9 @@ libFuzzer, by way of atheris, keeps the cases that reach lines of Slideloom that
 them further, about half of the time as :mod:`tests.fuzz.edits` does. The first byte of a case says which target it is
 for.
 
+With a number of cases as a fourth argument it stops after so many, and begins from a fixed seed: every run is the
+same, unless its time is up before.
+
 Written into the folder: ``report.json``, and a file for each way in which a case went wrong. A case that ends the
 process lies there as ``crash-…`` or ``timeout-…``, as libFuzzer leaves it.
 """
@@ -25,8 +28,8 @@ _SOURCES = Path(__file__).resolve().parents[2] / "src"
 _MOST_BYTES = 16_384
 
 
-def main(group: str, seconds: float, folder: Path) -> None:
-    """Fuzz until the time is up, write the report, and end the process."""
+def main(group: str, seconds: float, folder: Path, most_cases: int = 0) -> None:
+    """Fuzz until the time is up or so many cases were run, write the report, and end the process."""
     with atheris.instrument_imports(include=_INSTRUMENTED, exclude=_compiled()):
         from .edits import apply, random_edits
         from .targets import TARGETS
@@ -51,7 +54,7 @@ def main(group: str, seconds: float, folder: Path) -> None:
                 place = folder / f"wrong-{name}-{hashlib.sha256(data).hexdigest()[:12]}"
                 place.write_bytes(data[1:])
                 wrong[way] = f"python -m tests.fuzz.worker {name} {place}\n{told}"
-        if time.monotonic() - start > seconds:
+        if time.monotonic() - start > seconds or 0 < most_cases <= watch.cases:
             report = {
                 "cases": watch.cases, "outcomes": dict(watch.counts), "slowest_s": round(watch.slowest_s, 2),
                 "grown_mb": round(watch.grown_mb), "seconds": round(time.monotonic() - start, 1), "wrong": wrong,
@@ -76,6 +79,7 @@ def main(group: str, seconds: float, folder: Path) -> None:
         "-rss_limit_mb=0",
         "-mutate_depth=2",
     ]
+    options += ["-seed=1"] if most_cases else []
     options += [f"-artifact_prefix={folder}{os.sep}", "-detect_leaks=0"]
     atheris.Setup([sys.argv[0], *options, str(corpus)], one, custom_mutator=damage)
     atheris.Fuzz()
@@ -95,4 +99,4 @@ def _way(name: str, told: str) -> str:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], float(sys.argv[2]), Path(sys.argv[3]).resolve())
+    main(sys.argv[1], float(sys.argv[2]), Path(sys.argv[3]).resolve(), int(sys.argv[4]) if len(sys.argv) > 4 else 0)

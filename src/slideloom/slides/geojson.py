@@ -189,7 +189,7 @@ class _Gathered:
                     continue
                 plain = set(map(len, ring)) == {2}  # else there is a height behind the place
                 self._corners.extend(chain.from_iterable(ring if plain else [(place[0], place[1]) for place in ring]))
-            except (TypeError, IndexError, OverflowError) as error:
+            except (TypeError, KeyError, IndexError, OverflowError) as error:
                 raise refuse_feature(where, "a ring that is no list of places", "[[x, y], …]") from error
             self._ring_ends.append(len(self._corners) // 2)
         if len(self._ring_ends) == ends:
