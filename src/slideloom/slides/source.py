@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
 from slideloom.errors import SlideError
@@ -75,7 +76,13 @@ def parse_source(text: str, root: Path) -> Source:
             hint="Leave the cell empty if the slide has no such image",
             code="bad_source",
         )
-    return Source(root / Path(path).expanduser(), member)
+    return Source(root / Path(path).expanduser() if path.startswith("~") else _below(root, path), member)
+
+
+@lru_cache(maxsize=1024)
+def _below(root: Path, path: str) -> Path:
+    """A path below a folder; made once for all the members of a file, as sheets name them row after row."""
+    return root / path
 
 
 def split_index(source: Source) -> tuple[str, int | None]:
