@@ -12,7 +12,15 @@ from pathlib import Path
 import pytest
 
 from slideloom.artefacts import files
-from slideloom.artefacts.files import FullDiskError, publish, read_json, system_error, write_json, write_text
+from slideloom.artefacts.files import (
+    FullDiskError,
+    publish,
+    read_json,
+    scratch_beside,
+    system_error,
+    write_json,
+    write_text,
+)
 from slideloom.errors import SlideError, SlideloomError
 
 
@@ -167,9 +175,10 @@ def test_json_that_is_no_object_is_refused(tmp_path: Path) -> None:
 _HANGING = """
 import sys, time
 from pathlib import Path
-from slideloom.artefacts.files import publish
-with publish(Path(sys.argv[1])) as draft:
+from slideloom.artefacts.files import publish, scratch_beside
+with publish(Path(sys.argv[1])) as draft, scratch_beside(Path(sys.argv[1])) as scratch:
     draft.mkdir()
+    (scratch / "half").write_text("x")
     (draft / "half").write_text("x")
     print("ready", flush=True)
     time.sleep(60)
@@ -201,12 +210,25 @@ def test_the_draft_of_a_killed_process_goes_and_that_of_a_living_one_stays(
     try:
         write_text(tmp_path / "other.txt", "x")
         assert len(list(tmp_path.glob(".draft-*-store.zarr/half"))) == 1
+        assert len(list(tmp_path.glob(".draft-*-scratch/half"))) == 1
     finally:
         writer.send_signal(signal.SIGKILL)
         writer.communicate()
     _forget(monkeypatch)
     write_text(tmp_path / "other.txt", "x")
     assert [path.name for path in tmp_path.iterdir()] == ["other.txt"]
+
+
+def test_a_scratch_folder_goes_with_its_block_however_it_ends(tmp_path: Path) -> None:
+    place = tmp_path / "slide" / "labels.zarr"
+    with scratch_beside(place) as one, scratch_beside(place) as other:
+        (one / "half").write_text("x")
+        assert one != other
+        assert one.parent == other.parent == place.parent
+    with pytest.raises(RuntimeError, match="stop"), scratch_beside(place) as one:
+        (one / "folder").mkdir()
+        raise RuntimeError("stop")
+    assert list(place.parent.iterdir()) == []
 
 
 def test_drafts_of_other_machines_go_when_nobody_has_touched_them_for_long(

@@ -60,6 +60,9 @@ def _cuts() -> Iterator[Kind]:
                 file=file,
                 stage=stage,
             )
+    deep = partial(encoded, picture(8, 8)[..., 0].astype(np.uint16), "PNG")
+    what = "16-bit PNG cut short after the byte that says so"
+    yield slide_kind("cut_png_depth", what, partial(_cut, deep, lambda size: 25), "unreadable", file="scan.png")
 
 
 # Nothing there, or nothing that is a slide.

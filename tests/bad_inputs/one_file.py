@@ -67,7 +67,7 @@ def ome_page(x_um: str = "0.5", y_um: str | None = None) -> Page:
     return tile_page(picture(), description=text)
 
 
-def encoded(pixels: NDArray[np.uint8], form: str, **options: Any) -> bytes:
+def encoded(pixels: NDArray[np.uint8 | np.uint16], form: str, **options: Any) -> bytes:
     """A picture as Pillow writes it."""
     place = io.BytesIO()
     Image.fromarray(pixels).save(place, form, **options)

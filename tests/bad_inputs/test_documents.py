@@ -16,7 +16,7 @@ from tests.bad_inputs.documents import KINDS
 from tests.bad_inputs.kinds import Kind
 
 #: Longest that any of them may take, seconds of a core; most take a hundredth.
-_SECONDS = 5.0
+_SECONDS, _OF_TEN_THOUSAND_SLIDES = 5.0, 2.0
 _MEMORY_MB = 500
 
 
@@ -70,7 +70,8 @@ def test_each_kind_has_its_answer(kind: Kind, tmp_path: Path, monkeypatch: pytes
     before = sorted(path.name for path in tmp_path.rglob("*"))
     start = time.process_time()
     found = answer_of(Path(cells["config"]))
-    assert time.process_time() - start < _SECONDS
+    limit = _OF_TEN_THOUSAND_SLIDES if kind.name == "sheet_ten_thousand" else _SECONDS
+    assert time.process_time() - start < limit
     assert sorted(path.name for path in tmp_path.rglob("*")) == before, "nothing is written"
     if isinstance(found, Study):
         assert kind.answer in ("accepted", "warned"), "it was to be refused"

@@ -54,14 +54,14 @@ class Worker:
         head = name.encode()
         child.stdin.write(struct.pack("<II", len(head), len(data)) + head + data)
         child.stdin.flush()
-        answer = self._line(6 * MOST_S)
+        answer = self._line(2 * MOST_S)
         if answer is not None:
             found = json.loads(answer)
             return str(found["wrong"])
         child.kill()
         self._child = None
         told = (self._folder / "stderr.txt").read_bytes()[-3000:].decode(errors="replace")
-        return f"the process ended, or did not answer in {6 * MOST_S:.0f} s (status {child.wait()}):\n{told}"
+        return f"the process ended, or did not answer in {2 * MOST_S:.0f} s (status {child.wait()}):\n{told}"
 
     def _start(self) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "tests.fuzz.worker"]

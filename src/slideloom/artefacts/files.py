@@ -23,7 +23,7 @@ from typing import Any
 
 from slideloom.errors import SlideError, SlideloomError
 
-__all__ = ["FullDiskError", "publish", "read_json", "system_error", "write_json", "write_text"]
+__all__ = ["FullDiskError", "publish", "read_json", "scratch_beside", "system_error", "write_json", "write_text"]
 
 #: Reason codes of a disk that takes no more, by error number.
 _FULL = {errno.ENOSPC: "disk_full", errno.EDQUOT: "quota"}
@@ -135,6 +135,31 @@ def publish(place: Path) -> Iterator[Path]:
         raise full from error
     finally:
         _remove(draft)
+
+
+@contextmanager
+def scratch_beside(place: Path) -> Iterator[Path]:
+    """Give an empty folder beside ``place`` for as long as the block lasts.
+
+    It bears a draft's name, so that one that a killed process left goes away with the next thing written beside it.
+
+    Parameters
+    ----------
+    place : Path
+        What is being made with its help, not written here.
+
+    Yields
+    ------
+    Path
+        A folder of its own in the folder of ``place``.
+    """
+    scratch = _beside(place.with_name("scratch"))
+    _make_folder(place.parent)
+    scratch.mkdir()
+    try:
+        yield scratch
+    finally:
+        _remove(scratch)
 
 
 def _make_folder(folder: Path) -> None:

@@ -14,7 +14,6 @@ Memory: the windows in work, half a thousand rows of labels, and some hundred by
 from __future__ import annotations
 
 import logging
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -27,7 +26,7 @@ import tensorstore as ts
 from numpy.typing import NDArray
 
 from slideloom._version import __version__
-from slideloom.artefacts.files import publish
+from slideloom.artefacts.files import publish, scratch_beside
 from slideloom.artefacts.zarrio import create_array, create_group, open_array
 from slideloom.config.model import Modality
 from slideloom.errors import SlideError
@@ -129,8 +128,7 @@ def import_slide(
             code="annotation_missing",
         )
     mpp_um = scale * facts.image(image).mpp_um
-    labels_place.parent.mkdir(parents=True, exist_ok=True)
-    with annotation, tempfile.TemporaryDirectory(prefix=".imported-", dir=labels_place.parent) as scratch:
+    with annotation, scratch_beside(labels_place) as scratch:
         shape, has_classes = annotation.shape, annotation.has_classes
         if patches is not None:
             check_frame(patches, shape, row.slide_id, "patches")
@@ -154,7 +152,7 @@ def import_slide(
             attributes |= {"tile_px": patches.tile_px, "stride_px": patches.stride_px}
         with publish(maps_place) as draft:
             create_group(draft, attributes)
-            taken = _take_in(annotation, _covered(patches), draft, Path(scratch), workers)
+            taken = _take_in(annotation, _covered(patches), draft, scratch, workers)
             largest_px = LARGEST_NUCLEUS_UM2 / mpp_um**2
             pieces = instances_or_refuse(taken.given, where=f"{row.slide_id}, {row.instances}", largest_px=largest_px)
         files = {name: text for name in ("instances", "classes") if (text := getattr(row, name))}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,7 +12,7 @@ from typing import Any
 
 import cv2
 
-from slideloom.artefacts.files import publish
+from slideloom.artefacts.files import publish, scratch_beside
 from slideloom.artefacts.zarrio import open_array, read_attributes
 from slideloom.config.model import InstancesConfig
 from slideloom.errors import SlideloomError
@@ -170,14 +169,13 @@ def segment_slide(
         "maps": about,
     }
     attributes: dict[str, Any] = {"made_from": made_from}
-    labels_place.parent.mkdir(parents=True, exist_ok=True)
     with one_thread_a_worker():
-        with tempfile.TemporaryDirectory(prefix=".instances-", dir=labels_place.parent) as scratch:
-            found = _stitch(maps, method, Path(scratch) / "own", config, about, workers)
+        with scratch_beside(labels_place) as scratch:
+            found = _stitch(maps, method, scratch / "own", config, about, workers)
             clock.lap("found")
             if (maps_path / SHIFTED).is_dir():
                 other = _open_maps(maps_path / SHIFTED, method)
-                moved = _stitch(other, method, Path(scratch) / SHIFTED, config, about, workers)
+                moved = _stitch(other, method, scratch / SHIFTED, config, about, workers)
                 attributes["seam_change"] = seam_change(found, moved, window_px=config.window_px, workers=workers)
                 clock.lap("seams checked")
             with publish(labels_place) as draft:

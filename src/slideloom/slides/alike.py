@@ -24,6 +24,8 @@ def look_of(text: str) -> str:
     >>> look_of("P\u200d 01") == look_of("p01")
     True
     """
+    if text.isascii() and text.isprintable():
+        return text.replace(" ", "").casefold()
     seen = unicodedata.normalize("NFKC", text).translate(_TWINS)
     return "".join(one for one in seen if unicodedata.category(one) not in ("Cf", "Zs", "Cc")).casefold()
 

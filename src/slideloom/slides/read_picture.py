@@ -70,7 +70,7 @@ def open_picture(source: Source) -> PictureImage:
     where = str(source)
     with source.path.open("rb") as file:
         head = file.read(26)
-    deep = head.startswith(_PNG) and head[24:25] == b"\x10" and head[25] in _PNG_DEEP
+    deep = len(head) == 26 and head.startswith(_PNG) and head[24] == 16 and head[25] in _PNG_DEEP
     try:
         with _pillow(source.path) as picture:
             mode = picture.mode
