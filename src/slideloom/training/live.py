@@ -313,7 +313,7 @@ def _present(
     if look.left_out is not None:
         kept = there & ~look.left_out
         # A patch keeps a channel: where the one that was to stay is none of its own, it keeps all.
-        there = np.where(kept.any(axis=1)[:, None], kept, there)
+        there = np.where(kept.any(axis=1, keepdims=True), kept, there)
     return None if there.all() else torch.from_numpy(there).to(images.device)
 
 
