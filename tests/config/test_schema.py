@@ -52,7 +52,8 @@ def test_tables_say_bounds_choices_and_defaults() -> None:
     assert "| `tile_px` | whole number ≥ 8 and ≤ 4096 | **required** |" in text
     assert "| `image` | `he`, `sp` | **required** |" in text
     assert "| `patience` | whole number ≥ 1, or null | `30` |" in text
-    assert "| `heads` | list of `nucleus`, `hv`, `classes`, `boundary` | `[nucleus, hv, classes]` |" in text
+    heads = "`nucleus`, `hv`, `classes`, `boundary`, `distance`, `three_class`, `instanseg`, `instanseg_cells`"
+    assert f"| `heads` | list of {heads} | `[nucleus, hv, classes]` |" in text
     assert "| `skips` | `true`, `false` | `true` |" in text
     lengths = {len(line.split(" | ")) for line in text.splitlines() if line.startswith("| `")}
     assert lengths == {4}

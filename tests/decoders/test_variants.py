@@ -72,7 +72,7 @@ def test_a_variant_starts_as_the_decoder_without_it(attention: str, branches: st
     assert [name for name in new if name in old] == list(old)
     assert all(torch.equal(new[name], value) for name, value in old.items())
     wanted = {name for name, on in ATTENTIONS[attention].items() if on}
-    homes = ["decoder"] if branches == "shared" else list(BRANCH.values())
+    homes = ["decoder"] if branches == "shared" else [BRANCH[head] for head in HEADS]
     parts = ("norm.weight", "norm.bias", "qkv.weight", "qkv.bias", "out.weight", "out.bias")
     assert set(new) - set(old) == {f"{home}.{name}.{part}" for home in homes for name in wanted for part in parts}
     tokens, image = inputs(patch_px)

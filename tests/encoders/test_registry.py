@@ -28,7 +28,7 @@ def test_find_encoder() -> None:
         with pytest.raises(SlideloomError, match="there is no encoder") as caught:
             find_encoder(wrong)
         assert caught.value.code == "encoder_model"
-    with pytest.raises(SlideloomError, match=r"expected mean_marker\)"):
+    with pytest.raises(SlideloomError, match=r"expected mean_marker or mean_rgb\)"):
         find_encoder("mean_markers")
     with pytest.raises(SlideloomError, match="cellvit/vit256 or cellvit/sam_b"):
         find_encoder("cellvit/resnet")

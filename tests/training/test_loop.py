@@ -350,6 +350,7 @@ class Turn(Front):
         self.module = nn.Conv2d(3, 3, 1, bias=False).requires_grad_(False)
         nn.init.dirac_(self.module.weight)
         self._unfreeze_epoch, self.trained, self._trains = unfreeze_epoch, False, False
+        self.adapter = None
 
     def fit(self, slides: Any) -> None:
         pass

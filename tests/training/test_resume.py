@@ -132,6 +132,7 @@ class Scale(Front):
         self.module = nn.Conv2d(3, 3, 1, groups=3, bias=False).requires_grad_(False)
         nn.init.ones_(self.module.weight)
         self._unfreeze_epoch, self.trained, self._trains = unfreeze_epoch, False, False
+        self.adapter = None
 
     def fit(self, slides: Any) -> None:
         pass

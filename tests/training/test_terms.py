@@ -17,10 +17,18 @@ from slideloom.config.learning import Head, HeadLossConfig, LossConfig
 from slideloom.errors import SlideloomError
 from slideloom.patches.hv import boundary_map, hv_map
 from slideloom.training import losses
+from slideloom.training.distance_targets import instance_distance
 from slideloom.training.history import HISTORY
 from slideloom.training.terms import TERMS, class_weights, terms_of, total_loss
 
-HEADS: tuple[Head, ...] = ("nucleus", "hv", "classes", "boundary")
+HEADS: tuple[Head, ...] = ("nucleus", "hv", "classes", "boundary", "distance", "three_class")
+#: Every term but InstanSeg's, which are drawn, and have tests of their own.
+PLAIN = [term for term in TERMS if not term.startswith("instanseg")]
+
+
+def head_of(term: str) -> Head:
+    (head,) = [head for head in HEADS if term.startswith(f"{head}_")]
+    return head
 
 
 def case(seed: int = 0) -> tuple[dict[Head, Tensor], dict[str, Tensor]]:
@@ -30,6 +38,8 @@ def case(seed: int = 0) -> tuple[dict[Head, Tensor], dict[str, Tensor]]:
         "hv": torch.randn((3, 2, 16, 16), generator=drawn),
         "classes": torch.randn((3, 4, 16, 16), generator=drawn),
         "boundary": torch.randn((3, 1, 16, 16), generator=drawn),
+        "distance": torch.randn((3, 1, 16, 16), generator=drawn),
+        "three_class": torch.randn((3, 3, 16, 16), generator=drawn),
     }
     classes = torch.randint(0, 4, (3, 16, 16), generator=drawn, dtype=torch.uint8)
     classes[0, :4] = 255
@@ -41,6 +51,7 @@ def case(seed: int = 0) -> tuple[dict[Head, Tensor], dict[str, Tensor]]:
         "classes": classes,
         "hv": torch.randint(-127, 128, (3, 2, 16, 16), generator=drawn).to(torch.int8),
         "boundary": torch.randint(0, 2, (3, 16, 16), generator=drawn, dtype=torch.uint8),
+        "distance": torch.rand((3, 16, 16), generator=drawn) * (classes > 0),
     }
     return outputs, targets
 
@@ -59,12 +70,16 @@ ORIGINAL = EVERY.model_copy(update={"original": True})
 DEFAULT = {
     *(f"{head}_{name}" for head in ("nucleus", "classes") for name in ("cross_entropy", "dice", "focal_tversky")),
     *("hv_mse", "hv_msge", "boundary_cross_entropy", "boundary_dice"),
+    *("distance_l1", "three_class_cross_entropy", "three_class_dice"),
 }
 
 
 def only(term: str, **changes: Any) -> LossConfig:
-    """A config in which one term alone has a weight."""
-    head, name = term.split("_", 1)
+    """A config in which one term of its head alone has a weight; three_class has one weight for both of its own."""
+    head = head_of(term)
+    name = term.removeprefix(f"{head}_")
+    if head in ("distance", "three_class"):
+        return LossConfig(**changes)
     if head == "hv":
         return LossConfig(**{"hv_mse": 0, "hv_msge": 0, term: 1} | changes)
     heads = {head: HeadLossConfig(**{name: 1})}
@@ -88,9 +103,11 @@ def test_the_loss_is_the_weighted_sum_of_its_terms() -> None:
 def test_each_head_brings_its_own_terms_only(heads: tuple[Head, ...]) -> None:
     outputs, targets = case()
     kept = {head: outputs[head] for head in heads}
-    needed = {name: targets[name] for name in ("valid", "nucleus", *heads)}
+    needed = {name: targets[name] for name in ("valid", "nucleus", *heads) if name != "three_class"}
+    if "three_class" in heads:
+        needed["boundary"] = targets["boundary"]
     _, terms = total_loss(kept, needed, EVERY)
-    assert set(terms) == {term for term in TERMS if term.split("_")[0] in heads}
+    assert set(terms) == {term for term in PLAIN if head_of(term) in heads}
 
 
 def test_a_heads_own_weights_stand_for_all_the_common_ones() -> None:
@@ -142,7 +159,7 @@ def test_what_is_not_valid_leaves_no_trace(
              for name, values in targets.items() if name != "valid"}  # fmt: skip
     loss, terms = total_loss(spoilt, noise | {"valid": valid}, config)
     loss.backward()  # type: ignore[no-untyped-call]
-    for term in TERMS:
+    for term in PLAIN:
         assert terms[term].item() == pytest.approx(wanted_terms[term].item(), rel=1e-9, abs=1e-12)
     for head, output in spoilt.items():
         gradient, expected = output.grad, cropped[head].grad
@@ -158,7 +175,7 @@ def test_no_usable_pixel_is_no_loss_and_no_pull(config: LossConfig) -> None:
     maps = {head: output.requires_grad_() for head, output in outputs.items()}
     loss, terms = total_loss(maps, targets | {"valid": torch.zeros_like(targets["valid"])}, config)
     loss.backward()  # type: ignore[no-untyped-call]
-    assert {term: value.item() for term, value in terms.items()} == dict.fromkeys(TERMS, 0)
+    assert {term: value.item() for term, value in terms.items()} == dict.fromkeys(PLAIN, 0)
     assert not any(output.grad.any() for output in maps.values() if output.grad is not None)
 
 
@@ -168,8 +185,8 @@ def test_a_batch_without_nuclei_loses_nothing_by_their_overlap() -> None:
     overlaps = ("nucleus_tversky", "nucleus_focal_tversky", "nucleus_lovasz_hinge", "hv_msge",
                 "boundary_dice", "boundary_tversky", "boundary_focal_tversky", "boundary_lovasz_softmax",
                 "boundary_lovasz_hinge")  # fmt: skip
-    for term in TERMS:
-        head = term.split("_")[0]
+    for term in PLAIN:
+        head = head_of(term)
         output = outputs[head].clone().requires_grad_()  # type: ignore[index]
         loss, _ = total_loss({head: output}, empty, only(term))  # type: ignore[dict-item]
         loss.backward()  # type: ignore[no-untyped-call]
@@ -207,8 +224,8 @@ def test_half_precision_maps_are_computed_in_single(dtype: torch.dtype) -> None:
 def test_nan_reaches_the_loss_from_wherever_it_counts() -> None:
     outputs, targets = case()
     n, y, x = torch.nonzero((targets["nucleus"] > 0) & targets["valid"] & (targets["classes"] != 255))[0].tolist()
-    for term in TERMS:
-        head = term.split("_")[0]
+    for term in PLAIN:
+        head = head_of(term)
         output = outputs[head].clone()  # type: ignore[index]
         output[n, 0, y, x] = float("nan")
         loss, terms = total_loss({head: output}, targets, only(term))  # type: ignore[dict-item]
@@ -283,7 +300,7 @@ def test_original_changes_what_cellvit_has_and_nothing_else() -> None:
     outputs, targets = case()
     _, right = total_loss(outputs, targets, EVERY)
     _, original = total_loss(outputs, targets, ORIGINAL)
-    changed = {term for term in TERMS if abs(right[term] - original[term]) > 1e-6}
+    changed = {term for term in PLAIN if abs(right[term] - original[term]) > 1e-6}
     assert changed == {
         *(f"{head}_{name}" for head in ("nucleus", "classes") for name in ("dice", "focal_tversky")),
         "hv_msge",
@@ -300,7 +317,7 @@ def test_exponents_come_from_the_config() -> None:
         ({"tversky_gamma": 0.75}, {"focal_tversky"}),
     ):
         _, after = total_loss(outputs, targets, EVERY.model_copy(update=change))
-        assert {term.split("_", 1)[1] for term in TERMS if before[term] != after[term]} == moved
+        assert {term.removeprefix(f"{head_of(term)}_") for term in PLAIN if before[term] != after[term]} == moved
 
 
 def discs() -> dict[str, Tensor]:
@@ -313,6 +330,7 @@ def discs() -> dict[str, Tensor]:
         disc = (y - row) ** 2 + (x - column) ** 2 <= radius**2
         ids[disc], kinds[disc] = number, number % 3 + 1
     maps = {"nucleus": ids > 0, "classes": kinds, "hv": hv_map(ids), "boundary": boundary_map(ids)}
+    maps["distance"] = np.hstack(list(instance_distance(np.stack([ids[:, :16], ids[:, 16:]]))))
     tiles = {name: np.stack([values[..., :16], values[..., 16:]]) for name, values in maps.items()}
     targets = {name: torch.from_numpy(values) for name, values in tiles.items()}
     targets["nucleus"] = targets["nucleus"].to(torch.uint8)
@@ -321,8 +339,8 @@ def discs() -> dict[str, Tensor]:
 
 def descend(term: str, config: LossConfig, targets: dict[str, Tensor]) -> tuple[float, Tensor]:
     """The loss that free maps of a head come down to, and the maps."""
-    head: Any = term.split("_")[0]
-    channels = {"nucleus": 2, "hv": 2, "classes": 4, "boundary": 1}[head]
+    head: Any = head_of(term)
+    channels = {"nucleus": 2, "hv": 2, "classes": 4, "boundary": 1, "distance": 1, "three_class": 3}[head]
     drawn = torch.Generator().manual_seed(0)
     output = (0.1 * torch.randn((2, channels, 16, 16), generator=drawn)).requires_grad_()
     optimiser = torch.optim.Adam([output], lr=0.3)
@@ -334,14 +352,19 @@ def descend(term: str, config: LossConfig, targets: dict[str, Tensor]) -> tuple[
     return loss.item(), output.detach()
 
 
-@pytest.mark.parametrize("term", TERMS)
+@pytest.mark.parametrize("term", PLAIN)
 def test_each_term_alone_drives_two_tiles_to_their_targets(term: str) -> None:
     targets = discs()
     loss, output = descend(term, only(term), targets)
     assert loss < 0.01
-    head = term.split("_")[0]
+    head = head_of(term)
     if head == "boundary":
         assert torch.equal(output[:, 0] > 0, targets["boundary"].bool())
+    elif head == "distance":
+        assert (output[:, 0].sigmoid() - targets["distance"]).abs().max() < 0.05
+    elif head == "three_class":
+        wanted = torch.where(targets["boundary"] > 0, 2, targets["nucleus"])
+        assert torch.equal(output.argmax(1), wanted.long())
     elif head != "hv":
         assert torch.equal(output.argmax(1), targets[head].long())
     elif term == "hv_mse":
@@ -353,7 +376,7 @@ def test_each_term_alone_drives_two_tiles_to_their_targets(term: str) -> None:
 def test_each_original_term_finds_the_targets_as_well(term: str) -> None:
     targets = discs()
     loss, output = descend(term, only(term, original=True), targets)
-    head = term.split("_")[0]
+    head = head_of(term)
     assert torch.equal(output.argmax(1), targets[head].long())
     if term == "nucleus_focal_tversky":  # the second softmax never gets beyond e / (e + 1)
         assert loss == pytest.approx((1 - np.e / (np.e + 1)) ** (4 / 3), rel=0.02)
@@ -364,10 +387,10 @@ def test_pixels_of_unknown_class_count_for_the_nucleus_but_not_for_the_class() -
     _, before = total_loss(outputs, targets, EVERY)
     outputs["classes"][0, :, :4] += torch.randn((4, 4, 16))
     _, after = total_loss(outputs, targets, EVERY)
-    assert all(before[term] == after[term] for term in TERMS)
+    assert all(before[term] == after[term] for term in PLAIN)
     outputs["nucleus"][0, 1, :4] += 3
     _, moved = total_loss(outputs, targets, EVERY)
-    assert all((before[term] != moved[term]) == term.startswith("nucleus") for term in TERMS)
+    assert all((before[term] != moved[term]) == term.startswith("nucleus") for term in PLAIN)
 
 
 def test_stored_hv_is_read_as_its_127th() -> None:
@@ -383,7 +406,7 @@ def test_class_weights_reach_the_class_heads_cross_entropy_only() -> None:
     outputs, targets = case()
     _, plain = total_loss(outputs, targets, EVERY)
     _, weighted = total_loss(outputs, targets, EVERY, torch.tensor([0.1, 1.0, 2.0, 0.9]))
-    assert {term for term in TERMS if plain[term] != weighted[term]} == {"classes_cross_entropy"}
+    assert {term for term in PLAIN if plain[term] != weighted[term]} == {"classes_cross_entropy"}
 
 
 def test_a_term_of_weight_0_is_not_computed_and_a_head_without_terms_is_refused() -> None:

@@ -293,9 +293,9 @@ def rerun_study(folder: Path) -> dict[str, Any]:
             "sp": {"encoder": "mean", "split": "holdout"},
             "live": {"encoder": "mean", "split": "holdout", "training": dict(live)},
             "he": {"encoder": "vit", "split": "second"},
-            "he_live": {"encoder": "vit", "split": "second", "training": live},
+            "he_live": {"encoder": "vit", "split": "second", "training": dict(live)},
             "any": {"encoder": "plain", "split": "holdout", "adapter": {"widths": [2, 3, 4]}}
-            | {"decoder": {"kind": "unet"}, "training": live},
+            | {"decoder": {"kind": "unet"}, "training": dict(live)},
             "virtues": {"encoder": "vt", "split": "holdout"},
             "published": {"encoder": "cv", "split": "holdout", "pretrained": "cv.pth"},
             "other": {"labels": "{slide}_other.tif", "grid": "labels", "split": "holdout"},

@@ -164,7 +164,7 @@ def total_loss(
         if head == "hv":
             own = _hv_terms(names, output, targets["hv"], targets["nucleus"], valid, config.original)
         elif head == "distance":
-            own = {"l1": _mean((output[:, 0].float().sigmoid() - targets["distance"]).abs(), valid)}
+            own = {"l1": _distance_error(output[:, 0], targets["distance"], valid)}
         elif head == "three_class":
             three = losses.pixel_map(output, _three_classes(targets), valid)
             own = {"cross_entropy": losses.cross_entropy(three.sums), "dice": losses.dice(three.sums)}
@@ -215,9 +215,10 @@ def _instanseg_terms(
     return {name: value for name, value in zip(("instance", "seed"), both, strict=True) if name in names}
 
 
-def _mean(values: Tensor, valid: Tensor) -> Tensor:
-    """Mean over what counts; 0 where nothing does."""
-    return torch.where(valid, values, 0.0).sum() / valid.sum().clamp(min=1)
+def _distance_error(output: Tensor, true: Tensor, valid: Tensor) -> Tensor:
+    """Mean absolute error over what counts; 0 where nothing does."""
+    found = torch.where(valid, _single(output), 0.0).sigmoid()  # before the slope, which NaN would spoil
+    return torch.where(valid, (found - true).abs(), 0.0).sum() / valid.sum().clamp(min=1)
 
 
 def _three_classes(targets: Mapping[str, Tensor]) -> Tensor:
@@ -270,9 +271,14 @@ def _map_terms(
     return {name: ways[name]() for name in names}
 
 
+def _single(output: Tensor) -> Tensor:
+    """In single precision at least."""
+    return output if output.dtype == torch.float64 else output.float()
+
+
 def _margin(output: Tensor) -> Tensor:
     """(n, h, w) logit of the foreground against the background, of one logit a pixel or of two."""
-    values = output if output.dtype == torch.float64 else output.float()
+    values = _single(output)
     return values[:, 0] if values.shape[1] == 1 else values[:, 1] - values[:, 0]
 
 
