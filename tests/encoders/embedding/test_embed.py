@@ -269,8 +269,11 @@ def test_reading_goes_on_while_the_encoder_computes(bench: Bench, monkeypatch: p
         patches.pixels = slowly
     encoder = Fake()
     encoder.hook = lambda images: time.sleep(0.03)
-    bench.run(encoder, threads=1)
-    assert 20 * 0.03 < bench.account.seconds < 20 * (0.03 + 0.02)
+    seconds = []
+    for k in range(3):  # the least of three: what else the machine does takes time, too
+        bench.run(encoder, threads=1, base_key={**KEY, "again": str(k)})
+        seconds.append(bench.account.seconds)
+    assert 20 * 0.03 < min(seconds) < 20 * (0.03 + 0.02), seconds
 
 
 @pytest.mark.gpu
