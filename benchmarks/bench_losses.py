@@ -25,7 +25,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
 from slideloom.config.learning import DecoderConfig, Head, HeadLossConfig, LossConfig
 from slideloom.decoders.build import build_decoder
-from slideloom.training.data import Batch, PatchData
+from slideloom.training.batch import Batch
+from slideloom.training.data import PatchData
 from slideloom.training.scores import PooledScores
 from slideloom.training.stored import Needs, SlideData, open_slides
 from slideloom.training.terms import TERMS, total_loss

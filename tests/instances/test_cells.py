@@ -21,7 +21,6 @@ from slideloom.instances.contours import find_sides
 from slideloom.instances.measure import Figures
 from slideloom.instances.outlines import outlines
 from slideloom.instances.windows import LabelTable
-from slideloom.slides.binary_labels import label_pieces
 from slideloom.slides.tables import Channel, ClassTable
 
 
@@ -142,16 +141,18 @@ def test_parts_that_lack_nuclei_are_refused_and_leave_nothing(tmp_path: Path, cl
     assert not list(tmp_path.iterdir())
 
 
-def test_ours_are_whole_and_anothers_may_lie_in_pieces(tmp_path: Path, classes: ClassTable) -> None:
+def test_nuclei_may_lie_in_pieces_and_anothers_have_no_probabilities(tmp_path: Path, classes: ClassTable) -> None:
     labels = np.zeros((10, 20), np.uint32)
     labels[1:4, 5:8] = labels[6, 5:8] = 1
     pieces = outlines(find_sides(labels, 0, 0, 20), 20, 2.0)
     figures = dataclasses.replace(_figures(1), outlines=pieces)
     options: dict[str, Any] = {"scale": 2.0, "image_mpp_um": 0.25, "made_from": {"slide_id": "s1"}}
     place = tmp_path / "cells.parquet"
-    with pytest.raises(ValueError, match="an instance in several pieces"):
-        write_cells(place, "s1", _at([figures]), [figures], classes, None, **options)
-    write_cells(place, "s1", _at([figures]), [figures], classes, None, **options, foreign=label_pieces(labels))
+    write_cells(place, "s1", _at([figures, _figures(1, 0, 2)]), [figures, _figures(1, 0, 2)], None, None, **options)
+    assert geopandas.read_parquet(place).geom_type.tolist() == ["MultiPolygon", "Polygon"]
+    about = json.loads(pq.read_schema(place).metadata[b"geo"])
+    assert about["columns"]["geometry"]["geometry_types"] == ["Polygon", "MultiPolygon"]
+    write_cells(place, "s1", _at([figures]), [figures], classes, None, **options, foreign=True)
     cells = geopandas.read_parquet(place)
     assert cells.geom_type.tolist() == ["MultiPolygon"]
     assert cells["class_name"].tolist() == ["stroma"]

@@ -13,7 +13,8 @@ import torch
 
 from slideloom.config.model import AugmentationConfig, EncoderConfig
 from slideloom.errors import SlideloomError
-from slideloom.training.data import Batch, PatchData, batches_in_order, epoch_order
+from slideloom.training.batch import Batch
+from slideloom.training.data import PatchData, batches_in_order, epoch_order
 from slideloom.training.feed import Feed
 from slideloom.training.job import TrainJob
 from slideloom.training.stored import SlideData, open_slides

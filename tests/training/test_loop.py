@@ -19,8 +19,8 @@ from slideloom.artefacts.tables import check_table, read_table
 from slideloom.config.model import DecoderConfig, SamplingConfig
 from slideloom.errors import SlideloomError
 from slideloom.training import epoch, loop, optimiser
+from slideloom.training.batch import Batch
 from slideloom.training.checkpoint import load_decoder, read_meta
-from slideloom.training.data import Batch
 from slideloom.training.epoch import Passes
 from slideloom.training.history import HISTORY
 from slideloom.training.job import TrainJob

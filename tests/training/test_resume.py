@@ -20,7 +20,7 @@ from torch import nn
 from slideloom.artefacts.tables import read_table
 from slideloom.config.model import AugmentationConfig, DecoderConfig, SamplingConfig
 from slideloom.training import loop
-from slideloom.training.data import Batch
+from slideloom.training.batch import Batch
 from slideloom.training.epoch import Passes
 from slideloom.training.history import HISTORY
 from slideloom.training.job import TrainJob

@@ -20,7 +20,6 @@ from slideloom.artefacts.tables import METADATA_KEY, Column, OpenColumns, TableS
 from slideloom.instances.measure import Figures
 from slideloom.instances.outlines import Outlines
 from slideloom.instances.windows import LabelTable
-from slideloom.slides.binary_labels import LabelPieces
 from slideloom.slides.tables import Channel, ClassTable
 
 __all__ = ["CELLS", "MarkerMeans", "cell_classes", "write_cells"]
@@ -69,8 +68,8 @@ CELLS = TableSchema(
         Column(
             "geometry",
             pa.binary(),
-            "Outline as WKB, (x, y) in level-0 pixels; holes are kept. A multipolygon where a nucleus that another "
-            "program found lies in several pieces.",
+            "Outline as WKB, (x, y) in level-0 pixels; holes are kept. A multipolygon where a nucleus lies in several "
+            "pieces: of another program, or found by instanseg, where one seed's pixels part another's.",
             unit="px",
         ),
     ),
@@ -156,7 +155,7 @@ def write_cells(
     scale: float,
     image_mpp_um: float,
     made_from: Mapping[str, Any],
-    foreign: LabelPieces | None = None,
+    foreign: bool = False,
 ) -> None:
     """Write the cell table of a slide: rows by rising ``cell_id``, all columns also without a single row.
 
@@ -182,15 +181,15 @@ def write_cells(
         Level-0 pixel size, µm.
     made_from : mapping
         JSON values for the file's metadata.
-    foreign : LabelPieces, optional
-        For nuclei of another program, which have no probabilities: in how many pieces they lie. Ours are whole.
+    foreign : bool
+        Whether another program found the nuclei: they have no probabilities.
 
     Raises
     ------
     SlideloomError
         ``table_schema``.
     ValueError
-        A nucleus lies in several pieces, and should not; or ``parts`` are not those of ``table``.
+        ``parts`` are not those of ``table``.
     """
     about = {
         "schema": CELLS.name,
@@ -199,25 +198,34 @@ def write_cells(
         "units": {column.name: column.unit for column in CELLS.columns if column.unit},
         "made_from": dict(made_from),
     }
-    kinds = _kinds(len(table) - 1, foreign)
-    metadata = {
-        METADATA_KEY: json.dumps(about, sort_keys=True, ensure_ascii=False),
-        "geo": json.dumps(_geo(table, scale, kinds)),
-    }
-    with publish(place) as draft, ExitStack() as stack:
-        writer: pq.ParquetWriter | None = None
-        count = 0
-        for figures in parts:
-            if figures.outlines.kinds() - kinds:
-                raise ValueError("an instance in several pieces")
-            rows = _rows(slide_id, figures, classes, markers, scale, image_mpp_um, foreign is not None)
-            rows = rows.replace_schema_metadata(metadata)
-            if writer is None:
-                writer = stack.enter_context(pq.ParquetWriter(draft, rows.schema, compression="zstd"))
-            writer.write_table(rows, row_group_size=max(len(figures), 1))
-            count += len(figures)
+    metadata: dict[bytes | str, str] = {METADATA_KEY: json.dumps(about, sort_keys=True, ensure_ascii=False)}
+    expected, kinds = {_POLYGON}, set[int]()
+    with publish(place) as draft:
+        with ExitStack() as stack:
+            writer: pq.ParquetWriter | None = None
+            count = 0
+            for figures in parts:
+                kinds |= figures.outlines.kinds()
+                rows = _rows(slide_id, figures, classes, markers, scale, image_mpp_um, foreign)
+                rows = rows.replace_schema_metadata(metadata | {"geo": json.dumps(_geo(table, scale, expected))})
+                if writer is None:
+                    writer = stack.enter_context(pq.ParquetWriter(draft, rows.schema, compression="zstd"))
+                writer.write_table(rows, row_group_size=max(len(figures), 1))
+                count += len(figures)
         if writer is None or count != len(table) - 1:
             raise ValueError(f"figures of {count} instances, not of {len(table) - 1}")
+        if kinds != expected:
+            _rewrite(draft, metadata | {"geo": json.dumps(_geo(table, scale, kinds))})
+
+
+def _rewrite(place: Path, metadata: dict[bytes | str, str]) -> None:
+    """The same rows with other metadata, which Parquet wants before the first row."""
+    with pq.ParquetFile(place) as written, publish(place) as draft:
+        schema = written.schema_arrow.with_metadata(metadata)
+        with pq.ParquetWriter(draft, schema, compression="zstd") as writer:
+            for index in range(written.num_row_groups):
+                rows = written.read_row_group(index).replace_schema_metadata(metadata)
+                writer.write_table(rows, row_group_size=max(rows.num_rows, 1))
 
 
 def _rows(
@@ -295,12 +303,6 @@ def _wkb(outlines: Outlines) -> pa.Array:
     """The bytes as they lie; the cast refuses what 32-bit offsets cannot hold."""
     buffers = [None, pa.py_buffer(outlines.start), pa.py_buffer(outlines.wkb)]
     return pa.Array.from_buffers(pa.large_binary(), len(outlines), buffers).cast(pa.binary())
-
-
-def _kinds(count: int, foreign: LabelPieces | None) -> set[int]:
-    """WKB types of the outlines."""
-    whole = count if foreign is None else foreign.n_whole
-    return ({_POLYGON} if whole else set()) | ({_MULTIPOLYGON} if count > whole else set())
 
 
 def _geo(table: LabelTable, scale: float, kinds: set[int]) -> dict[str, Any]:

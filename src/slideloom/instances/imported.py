@@ -182,7 +182,7 @@ def import_slide(
         scale=scale,
         image_mpp_um=facts.image(image).mpp_um,
         made_from=made_from,
-        foreign=pieces,
+        foreign=True,
     )
     took = time.perf_counter() - start
     _LOG.info("%s: %d nuclei taken in, %.1f Mpx in %.1f s", row.slide_id, pieces.n_ids, shape[0] * shape[1] / 1e6, took)

@@ -41,8 +41,6 @@ class LabelPieces:
         Pixels that are not 0.
     scattered_pixels : int
         Those of ids whose largest piece holds less than nine tenths of them.
-    n_whole : int
-        Ids that are one piece.
     n_scattered : int
         Ids whose largest piece holds less than nine tenths of them.
     """
@@ -51,7 +49,6 @@ class LabelPieces:
     n_pieces: int
     pixels: int
     scattered_pixels: int
-    n_whole: int
     n_scattered: int = 0
 
     @property
@@ -227,13 +224,11 @@ class _Ids:
     def summary(self) -> LabelPieces:
         _, pieces, pixels, largest = self._sum()
         scattered = largest < _WHOLE * pixels
-        n_whole = int((pieces == 1).sum())
         return LabelPieces(
             n_ids=pieces.size,
             n_pieces=int(pieces.sum()),
             pixels=int(pixels.sum()),
             scattered_pixels=int(pixels[scattered].sum()),
-            n_whole=n_whole,
             n_scattered=int(scattered.sum()),
         )
 

@@ -6,72 +6,24 @@ import logging
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from slideloom.decoders.cellvit import expand_blocks
 from slideloom.errors import SlideloomError
 from slideloom.training.annotated import AnnotatedSlide, Arrays
+from slideloom.training.batch import Batch
 from slideloom.training.stored import StoredSlide
 from slideloom.training.symmetry import transform_batch, transform_targets
 
-__all__ = ["Batch", "PatchData", "batches_in_order", "derangement", "epoch_order", "prefetched"]
+__all__ = ["PatchData", "batches_in_order", "derangement", "epoch_order", "prefetched"]
 
 _LOG = logging.getLogger(__name__)
 _KIND = ("input", "tile_px", "blocks", "encoder")
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Patches as the decoder and the losses take them; or, of a live training, as its encoder does.
-
-    Attributes
-    ----------
-    tokens : list of Tensor
-        z1 … z4, each (n, d, h, w), channels last in memory; none while they are still to be made.
-    image : Tensor or None
-        (n, c, p, p) float32, normalised, channels last in memory.
-    targets : dict of str to Tensor
-        For :func:`slideloom.training.terms.total_loss`; ``valid`` among them.
-    pixels : Tensor or None
-        (n, c, p, p) raw pixels, of which tokens and image are still to be made.
-    owners : (n,) int array or None
-        Slide of each patch, by its place among :attr:`PatchData.slides`; goes with ``pixels``.
-    """
-
-    tokens: list[Tensor]
-    image: Tensor | None
-    targets: dict[str, Tensor]
-    pixels: Tensor | None = None
-    owners: NDArray[np.intp] | None = None
-
-    @property
-    def n(self) -> int:
-        """Number of patches."""
-        return int(self.targets["valid"].shape[0])
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Height and width of the patches, pixels."""
-        height, width = self.targets["valid"].shape[-2:]
-        return int(height), int(width)
-
-    def to(self, device: torch.device) -> Batch:
-        """The batch on a device, its tokens as float32; a repeated token map stays one tensor."""
-        moved = {id(token): token for token in self.tokens}
-        moved = {key: token.to(device, non_blocking=True).float() for key, token in moved.items()}
-        return replace(
-            self,
-            tokens=[moved[id(token)] for token in self.tokens],
-            image=None if self.image is None else self.image.to(device, non_blocking=True),
-            targets={name: values.to(device, non_blocking=True) for name, values in self.targets.items()},
-            pixels=None if self.pixels is None else self.pixels.to(device, non_blocking=True),
-        )
 
 
 class PatchData:

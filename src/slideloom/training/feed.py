@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from slideloom.errors import SlideloomError
 from slideloom.training.annotated import Geometry
 from slideloom.training.appearance import has_appearance
-from slideloom.training.data import Batch, PatchData, prefetched
+from slideloom.training.batch import Batch
+from slideloom.training.data import PatchData, prefetched
 from slideloom.training.job import TrainJob
 from slideloom.training.live import Front
 from slideloom.training.symmetry import draw_symmetries

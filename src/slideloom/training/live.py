@@ -33,7 +33,7 @@ from slideloom.errors import SlideError, SlideloomError
 from slideloom.patches.statistics import ChannelStatistics
 from slideloom.training.annotated import AnnotatedSlide, Geometry
 from slideloom.training.appearance import Appearance, apply_appearance, draw_appearance, leave_out
-from slideloom.training.data import Batch
+from slideloom.training.batch import Batch, layout_on
 from slideloom.training.job import LiveEncoder, TrainJob
 from slideloom.training.optimiser import autocast
 from slideloom.training.raw import RawSlide
@@ -230,11 +230,12 @@ class Front:
                 images = self.adapter.train(training)(images, _present(batch.owners, slides, look, images)).float()
             found = self._encoder.tokens(images)
         tokens = [found[block].permute(0, 3, 1, 2).float() for block in geometry.blocks]
-        tokens = [values.contiguous(memory_format=torch.channels_last) for values in tokens]
+        layout = layout_on(self._device)
+        tokens = [values.contiguous(memory_format=layout) for values in tokens]
         return replace(
             batch,
             tokens=expand_blocks(tokens),
-            image=images.contiguous(memory_format=torch.channels_last) if slides[0].needs.image else None,
+            image=images.contiguous(memory_format=layout) if slides[0].needs.image else None,
             pixels=None,
             owners=None,
         )

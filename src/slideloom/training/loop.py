@@ -24,6 +24,7 @@ from slideloom.decoders.base import Decoder
 from slideloom.decoders.build import build_decoder
 from slideloom.errors import SlideloomError
 from slideloom.training.annotated import AnnotatedSlide, Needs
+from slideloom.training.batch import layout_on
 from slideloom.training.checkpoint import ADAPTER, save_decoder
 from slideloom.training.data import PatchData
 from slideloom.training.distributed import ALONE, World, launch, launched, member
@@ -248,7 +249,7 @@ class _Training:
             n_blocks=len(geometry.blocks),
         )
         model.to(self.device)
-        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        model.to(memory_format=layout_on(self.device))  # type: ignore[call-overload]
         return model
 
     def _resumed(self, resume: Path) -> TrainState:
