@@ -36,15 +36,14 @@ def nuclei(seed: int, size: int = 160, pitch: int = 16) -> np.ndarray:
 
 def brute_force(labels: np.ndarray) -> tuple[int, int, int, int, int, int]:
     ids = np.unique(labels[labels > 0])
-    pieces = scattered = whole = torn = 0
+    pieces = scattered = torn = 0
     for label in ids:
         numbered, n = ndimage.label(labels == label)
         pieces += n
-        whole += n == 1
         areas = np.bincount(numbered.ravel())[1:]
         scattered += int(areas.sum()) if areas.max() < 0.9 * areas.sum() else 0
         torn += areas.max() < 0.9 * areas.sum()
-    return ids.size, pieces, int((labels > 0).sum()), scattered, whole, torn
+    return ids.size, pieces, int((labels > 0).sum()), scattered, torn
 
 
 def test_masks_scored_as_instances_look_perfect_and_are_refused() -> None:
