@@ -235,7 +235,7 @@ def _packed(place: Path, n: int, shape: tuple[int, ...], seed: int) -> None:
 def sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Small sets in the forms of the real ones."""
     folder = tmp_path_factory.mktemp("sets")
-    _packed(folder / "dsb2018_fluorescence" / "dsb2018_fluo_128x256.npz", 60, (128, 256), 1)
+    _packed(folder / "dsb2018_fluorescence" / "dsb2018_fluo_128x640.npz", 60, (128, 640), 1)
     _packed(folder / "dsb2018_brightfield" / "dsb2018_brightfield_128x128.npz", 20, (128, 128, 3), 2)
     rng = np.random.default_rng(3)
     stains, pairs = folder / "cellbindb_demo", folder / "paired_he_mif_crc"
@@ -279,7 +279,7 @@ def test_the_sheet_of_unseen_stains_holds_every_set_in_one_modality(
     assert {row.platform for row in learnt} == {"fluorescence", "brightfield"}
     assert sum(row.split == "val" for row in learnt) == 8, "one in eight of 64"
     small = Counter((row.extra.get("small"), row.platform) for row in rows)
-    # Two tiles each: 64 tiles hold 32 images, of the 48 that may be learnt from.
+    # Five tiles each: 160 tiles hold 32 images, of the 48 that may be learnt from.
     assert small["train", "fluorescence"] == 32
     assert all((row.extra.get("small") or row.split) == row.split for row in rows)
     program.prepare(sets, tmp_path / "again")
@@ -318,6 +318,27 @@ def test_the_studies_of_unseen_stains_are_well_formed(
                 assert of == {"train": {"fluorescence"}, "test": {"fluorescence"}}
 
 
+def test_the_seeds_of_instanseg_differ_in_seed_and_loss_alone(program: ModuleType, sets: Path, tmp_path: Path) -> None:
+    program.prepare(sets, tmp_path)
+    mapping = written("instanseg_seeds")
+    mapping |= {key: str(tmp_path / Path(mapping[key]).name) for key in ("slides", "markers")}
+    study = study_from_mapping(mapping, REPOSITORY)
+    assert len(plan_of(study).runs()) == 6
+    experiments = study.config.experiments
+    found = {(one.loss.instanseg_seed_loss, one.training.seed) for one in experiments.values()}
+    assert found == {(loss, seed) for loss in ("binary", "l1_distance") for seed in (0, 1, 2)}
+    same = {
+        one.model_copy(
+            update={
+                "loss": one.loss.model_copy(update={"instanseg_seed_loss": "binary"}),
+                "training": one.training.model_copy(update={"seed": 0}),
+            }
+        ).model_dump_json()
+        for one in experiments.values()
+    }
+    assert len(same) == 1
+
+
 def test_the_real_sets_make_the_sheet(
     program: ModuleType, shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -335,7 +356,7 @@ def test_the_real_sets_make_the_sheet(
         ("dna_tissue", "test"): 3,
     }
     small = Counter((row.platform, row.extra["small"]) for row in rows)
-    assert small["fluorescence", "train"] == 33
-    assert small["brightfield", "train"] == 10
+    assert small["fluorescence", "train"] == 72
+    assert small["brightfield", "train"] == 26
     paths = {key: str(tmp_path / f"{key}.tsv") for key in ("slides", "markers")}
     assert load_study(STUDIES / "real_nuclei.yaml", paths).rows

@@ -50,7 +50,7 @@ DAPI = Channel("DAPI", "DNA", nuclear=True)
 PAIRS_MPP_UM = 0.25
 TILE_PX = 128
 #: Tiles of each size of image, at most, that the small budget learns from and chooses the epoch by.
-SMALL_TILES = {"train": 64, "val": 16}
+SMALL_TILES = {"train": 160, "val": 32}
 #: Share of the training images that chooses the epoch.
 VAL = 1 / 8
 
