@@ -33,7 +33,8 @@ from synthetic_slide import CLASSES, facts_of, write_maps
 
 from slideloom.artefacts.zarrio import open_array, read_attributes
 from slideloom.config.model import InstancesConfig
-from slideloom.instances.segment import choose_method, one_thread_a_worker, segment_slide
+from slideloom.instances.finding import choose_method, one_thread_a_worker
+from slideloom.instances.segment import segment_slide
 from slideloom.instances.stitch import SlideMaps, stitch
 
 SIZES_MPX = (4, 16, 64, 256, 1600)

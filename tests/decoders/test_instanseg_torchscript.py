@@ -10,6 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tests.published_models import Scripted
+from tests.published_models import saved_program as saved
+from tests.published_models import tiny_program as tiny
 from torch import Tensor, nn
 
 from slideloom.decoders.instanseg_head import INSTANSEG_HEADS, PixelClassifier
@@ -38,28 +41,6 @@ class Backbone(nn.Module):
         return torch.cat([part for way in self.model.decoders for part in way(levels[1:])], dim=1)
 
 
-class Scripted(nn.Module):
-    """What the published archive is from outside; its own forward pass must never run here."""
-
-    def __init__(self, fcn: nn.Module, classifier: nn.Module, cells: bool = True, size: float = 0.5) -> None:
-        super().__init__()
-        self.fcn, self.pixel_classifier = fcn, classifier
-        self.cells_and_nuclei, self.pixel_size = cells, size
-        self.n_sigma, self.dim_coords, self.dim_seeds = 2, 2, 1
-        self.default_mask_threshold, self.default_seed_threshold = 0.53, 0.7
-        self.default_overlap_threshold, self.default_peak_distance = 0.3, 5
-        self.default_window_size, self.default_cleanup_fragments = 32, True
-
-    def forward(self, image: Tensor) -> Tensor:
-        assert image.shape[0] == 0, "the scripted post-processing was run"
-        return self.fcn(image)
-
-
-def saved(module: nn.Module, path: Path) -> Path:
-    torch.jit.script(module).save(str(path))
-    return path
-
-
 def published(folder: Path) -> tuple[Any, Any, Any]:
     adapter, network = read_published(folder / "instanseg_tiny_nc.safetensors")
     assert adapter is not None
@@ -78,15 +59,6 @@ def folder(shared: Path) -> Path:
 def file(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     _, network, traced = published(folder)
     return saved(Scripted(traced, network.pixel_classifier), tmp_path_factory.mktemp("model") / "instanseg.pt")
-
-
-def tiny(channels: int = 5, cells: bool = False, classifier: nn.Module | None = None, **about: Any) -> nn.Module:
-    """A program with the right names around a network of one convolution."""
-    traced = torch.jit.trace(nn.Sequential(nn.Conv2d(3, channels, 1)).eval(), torch.rand(1, 3, 16, 16))
-    made = Scripted(traced, PixelClassifier() if classifier is None else classifier, cells)
-    for name, value in about.items():
-        setattr(made, name, value)
-    return made
 
 
 def test_its_network_gives_the_recorded_maps(file: Path, folder: Path) -> None:

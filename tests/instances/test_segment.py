@@ -21,9 +21,10 @@ from slideloom.config.model import InstancesConfig
 from slideloom.errors import SlideloomError
 from slideloom.instances.boundary_watershed import BoundaryWatershed
 from slideloom.instances.distance_watershed import DistanceWatershed
+from slideloom.instances.finding import choose_method, one_thread_a_worker
 from slideloom.instances.hv_watershed import HVWatershed
 from slideloom.instances.labels import open_labels
-from slideloom.instances.segment import choose_method, one_thread_a_worker, segment_slide
+from slideloom.instances.segment import segment_slide
 from slideloom.instances.threshold import Threshold
 from slideloom.slides.tables import ClassTable
 

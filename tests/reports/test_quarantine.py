@@ -51,6 +51,16 @@ def test_a_slide_that_a_decoder_has_seen_is_told_from_one_that_none_has(tmp_path
     assert rows == {"a": True, "b": True, "z": False, "1": None}
 
 
+def test_who_never_asks_for_cells_has_not_learned_before_they_failed(tmp_path: Path) -> None:
+    nuclei, cells = (learned_from([_run(tmp_path, fold, {"train": [fold], "val": []})]) for fold in ("a", "b"))
+    items = {name: _FAILED | {"stage": "cell_targets"} for name in ("a", "b")}
+    records = [_record(tmp_path / "cells.json", "cell_targets", "g", items)]
+    found = gather_failures(records, {"a", "b"}, nuclei, {"cell_targets": cells})
+    assert {row["item"]: row["trained_on"] for row in found} == {"a": False, "b": True}
+    other = [_record(tmp_path / "maps.json", "maps", "sp/0", {"a": _FAILED})]
+    assert [row["trained_on"] for row in gather_failures(other, {"a"}, nuclei, {"cell_targets": cells})] == [True]
+
+
 def test_a_history_that_does_not_tell_leaves_it_open(tmp_path: Path) -> None:
     found = learned_from([_run(tmp_path, "0", {"train": ["a"], "val": []}), _run(tmp_path, "1", None)])
     assert (found.saw("a"), found.saw("z"), found.saw(None)) == (True, None, None)
@@ -83,4 +93,8 @@ def test_slides_that_failed_before_a_training_are_counted_once(tmp_path: Path, s
     run = Run("sp", "0", False, tmp_path / "s.parquet")
     assert count_left_out(config, [run], records) == {("sp", "0"): 1}, "b has no annotation, d is no part of it"
     assert count_left_out(config, [run], []) == {}
+    late = _record(tmp_path / "cells.json", "cell_targets", "g", {"c": _FAILED | {"stage": "cell_targets"}})
+    assert count_left_out(config, [run], [*records, late]) == {("sp", "0"): 1}, "nobody asks for c's cells"
+    config.experiments["sp"].heads.append("instanseg_cells")
+    assert count_left_out(config, [run], [*records, late]) == {("sp", "0"): 2}
     assert count_left_out(config, [Run("sp", "0", False, tmp_path / "none.parquet")], records) == {}

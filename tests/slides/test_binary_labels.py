@@ -34,7 +34,7 @@ def nuclei(seed: int, size: int = 160, pitch: int = 16) -> np.ndarray:
     return labels
 
 
-def brute_force(labels: np.ndarray) -> tuple[int, int, int, int, int, int]:
+def brute_force(labels: np.ndarray) -> tuple[int, int, int, int, int]:
     ids = np.unique(labels[labels > 0])
     pieces = scattered = torn = 0
     for label in ids:

@@ -24,7 +24,7 @@ RULES = [
     "biology", "metrics", "reports", "report_html", "report_figures",
 ]  # fmt: skip
 #: Of studies that the small one is not.
-OTHER_RULES = ["train_live", "pretrained", "bands", "exports", "imported"]
+OTHER_RULES = ["cell_targets", "train_live", "pretrained", "bands", "exports", "imported", "verifier"]
 
 
 @dataclass

@@ -37,6 +37,9 @@ TRAIN, LIVE, HE_LIVE, ANY = "train/sp", "train_live/live", "train_live/he_live",
 FOUND: dict[str, Any] = {"method": "threshold", "nucleus_threshold": 0.4, "energy_threshold": 0.5, "min_area_um2": 9.0}
 FOUND |= {"min_marker_um2": 2.0, "gradient_um": 4.0, "boundary_threshold": 0.4, "seed_distance_um": 3.0}
 SEEDS: dict[str, Any] = {"preset": "python", "mask_threshold": 0.6, "seed_threshold": 0.6, "peak_distance_px": 3}
+VERIFYING = {"hidden": 0, "weight_decay": 0.1, "folds": 4, "least": 30, "seed": 1, "threshold": 0.5}
+#: Splits that hold validation slides, and an experiment that verifies.
+VERIFIED: dict[str, Any] = {"splits.holdout.val": 0.4, "experiments.virtues.refine": {"verify": {}}}
 SEEDS |= {"overlap_threshold": 0.4, "window_px": 32, "cleanup": False, "min_area_px": 5}
 
 
@@ -150,6 +153,16 @@ ROWS: dict[str, Row] = {
         {"experiments.published.pretrained": "moved/cv.pth", "encoders.cv.checkpoint": "moved/cv.pth"},
         "embeddings/cv pretrained/published maps/published",
     ),
+    # Another program is taken over; maps follow where its bytes are others.
+    "experiments.*.torchscript": row(
+        "experiments.any.torchscript",
+        "moved/is.pt",
+        "pretrained/any",
+        given={
+            "experiments.any": {"encoder": "plain", "split": "holdout", "torchscript": "is.pt"}
+            | {"decoder": {"kind": "instanseg"}, "heads": ["instanseg"]}
+        },
+    ),
     "experiments.*.split": row("experiments.he.split", "holdout", "train/he maps/he metrics/he"),
     **_rows("experiments.sp", {"heads": ["nucleus", "hv"]}, TRAIN),
     **_rows(
@@ -187,6 +200,22 @@ ROWS: dict[str, Row] = {
     **_rows("experiments.any.instances", FOUND, "instances/any"),
     **_rows("experiments.any.instances.instanseg", SEEDS, "instances/any"),
     "experiments.*.instances.window_px": row("experiments.any.instances.window_px", 1024),
+    # Not the verifier, whose nuclei nobody verifies; with one, it judges what is there after the split.
+    **_rows(
+        "experiments.virtues.refine.split",
+        {"min_part_um2": 9.0, "max_solidity": 0.9, "max_hv_fit": 0.8, "most": 3, "silhouette": 0.6, "apart_um": 3.0},
+        "instances/virtues",
+    ),
+    # What it drops follows from its record, so the nuclei run again where that is another one.
+    **{
+        f"experiments.*.refine.verify.{key}": row(
+            f"experiments.virtues.refine.verify.{key}", value, "verifier/virtues", given=VERIFIED
+        )
+        for key, value in VERIFYING.items()
+    },
+    **_rows(
+        "experiments.sp.refine.network", {"width": 8, "depth": 1, "image": False, "token_channels": 0}, TRAIN
+    ),
     **_rows(
         "experiments.sp.loss.heads.nucleus",
         dict.fromkeys(TERMS, 0.7),

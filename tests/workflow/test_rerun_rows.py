@@ -134,3 +134,14 @@ def test_the_order_of_keys_and_the_writing_of_numbers_are_no_edit(study: Study) 
     asked = edited(study.mapping, {"instances": {"energy_threshold": 4e-1, "nucleus_threshold": 0.60}})
     asked["grids"] = dict(reversed(asked["grids"].items()))
     assert _changed(study.before(given), study.specs(asked)) == set()
+
+
+def test_experiments_that_mend_nothing_are_keyed_as_before_there_was_such_a_key(study: Study) -> None:
+    specs = study.before(study.mapping)
+    assert not [job for job, text in specs.items() if '"refine' in text or '"network"' in text]
+    plain = edited(study.mapping, {"splits.holdout.val": 0.4})
+    mended = edited(plain, {"experiments.virtues.refine": {"split": {}, "verify": {}}})
+    # A verifier judges what is there after the split.
+    before, after = study.specs(mended), study.specs(edited(mended, {"experiments.virtues.refine.split.most": 3}))
+    assert _changed(before, after) == {"verifier/virtues", "instances/virtues", *REPORT_STAGES}
+    assert _changed(study.specs(plain), before) == {"verifier/virtues", "instances/virtues", *REPORT_STAGES}

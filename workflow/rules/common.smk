@@ -62,7 +62,8 @@ TABLES = [
 EXPERIMENTS = STUDY.config.experiments
 EXTERNAL = PLAN.external
 PREDICTED = [name for name in EXPERIMENTS if name not in EXTERNAL]
-PUBLISHED = [name for name in EXPERIMENTS if EXPERIMENTS[name].pretrained]
+VERIFIED = [name for name in EXPERIMENTS if EXPERIMENTS[name].verified]
+PUBLISHED = [name for name in EXPERIMENTS if EXPERIMENTS[name].published]
 LIVE = [
     name
     for name in PREDICTED
@@ -189,6 +190,21 @@ def maps_job(wildcards):
     return [record("maps", wildcards.experiment, wildcards.fold, unit=wildcards.job)]
 
 
+def judged_jobs(stage):
+    """An input function: records of a stage on the slides that a verifier is fitted on."""
+
+    def records(wildcards):
+        names = (wildcards.experiment, wildcards.fold)
+        return list(PLAN.judged_records(stage, *names))
+
+    return records
+
+
+def verifier_record(wildcards):
+    """Record of what verifies the experiment's nuclei; nothing where nothing does."""
+    return PLAN.verifier_record(wildcards.experiment, wildcards.fold)
+
+
 def external_files(wildcards):
     """Files in which another program left the nuclei of a job's slides."""
     return PLAN.external_files(wildcards.experiment, wildcards.job)
@@ -230,9 +246,9 @@ def weight_files(wildcards):
     return PLAN.slices.weight_files([experiment_of(wildcards).first_encoder])
 
 
-def pretrained_file(wildcards):
-    """The published checkpoint of an experiment that is not trained."""
-    return PLAN.slices.pretrained(wildcards.experiment)
+def published_file(wildcards):
+    """The published checkpoint, or program, of an experiment that is not trained."""
+    return PLAN.slices.published(wildcards.experiment)
 
 
 def all_patches(wildcards):
@@ -252,6 +268,16 @@ def train_patches(wildcards):
 def train_targets(wildcards):
     """Records of the targets of every slide of the experiment's grid."""
     return list(PLAN.records("targets", grid_of(wildcards)))
+
+
+def train_cells(wildcards):
+    """Records of the targets of whole cells, where the experiment learns them."""
+    return list(PLAN.cell_target_records(wildcards.experiment))
+
+
+def cell_files(wildcards):
+    """Annotations of whole cells that the sheet names for a job's slides."""
+    return PLAN.cell_files(wildcards.grid, wildcards.job)
 
 
 def train_embeddings(wildcards):

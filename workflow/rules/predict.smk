@@ -52,11 +52,36 @@ rule maps:
         "../scripts/maps.py"
 
 
+rule verifier:
+    input:
+        split=split_record,
+        facts=judged_jobs("facts"),
+        maps=judged_jobs("maps"),
+    output:
+        record("verifier", "{experiment}", unit="{fold}"),
+    log:
+        log_of("verifier", "{experiment}", unit="{fold}"),
+    benchmark:
+        benchmark_of("verifier", "{experiment}", unit="{fold}")
+    wildcard_constraints:
+        experiment=one_of(VERIFIED),
+    conda:
+        ENV
+    resources:
+        mem_mb=memory_of("verifier", "experiment", "fold"),
+        runtime=minutes_of("verifier", "experiment", "fold"),
+    params:
+        spec=spec_of("verifier", "experiment", "fold"),
+    script:
+        "../scripts/verifier.py"
+
+
 rule instances:
     input:
         facts=record("facts"),
         patches=patches_job,
         maps=record("maps", "{experiment}", "{fold}"),
+        verifier=verifier_record,
     output:
         record("instances", "{experiment}", "{fold}"),
     log:

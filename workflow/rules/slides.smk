@@ -81,3 +81,25 @@ rule targets:
         spec=spec_of("targets", "grid"),
     script:
         "../scripts/targets.py"
+
+
+rule cell_targets:
+    input:
+        facts=record("facts"),
+        patches=record("patches", "{grid}"),
+        sources=cell_files,
+    output:
+        record("cell_targets", "{grid}"),
+    log:
+        log_of("cell_targets", "{grid}"),
+    benchmark:
+        benchmark_of("cell_targets", "{grid}")
+    conda:
+        ENV
+    resources:
+        mem_mb=memory_of("cell_targets", "grid"),
+        runtime=minutes_of("cell_targets", "grid"),
+    params:
+        spec=spec_of("cell_targets", "grid"),
+    script:
+        "../scripts/cell_targets.py"

@@ -6,6 +6,7 @@ rule train:
         split=split_record,
         patches=train_patches,
         targets=train_targets,
+        cells=train_cells,
         embeddings=train_embeddings,
     output:
         record("train", "{experiment}", unit="{fold}"),
@@ -31,6 +32,7 @@ rule train_live:
         split=split_record,
         patches=train_patches,
         targets=train_targets,
+        cells=train_cells,
         statistics=statistics_record,
         weights=weight_files,
     output:
@@ -54,7 +56,7 @@ rule train_live:
 
 rule pretrained:
     input:
-        checkpoint=pretrained_file,
+        checkpoint=published_file,
         weights=weight_files,
     output:
         record("train", "{experiment}", unit="{fold}"),

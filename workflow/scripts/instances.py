@@ -6,6 +6,7 @@ from slideloom.patches.store import PatchStore
 from slideloom.slides.facts import load_facts
 from slideloom.slides.tables import ClassTable
 from slideloom.workflow.job import Job
+from slideloom.workflow.refiners import refiners_of, verifier_digest
 
 job = Job.start(snakemake)
 config = InstancesConfig(**job.config["instances"], window_px=snakemake.config["window_px"])
@@ -18,8 +19,9 @@ def work(slide):
     patches = PatchStore(job.paths.patches(job.config["grid"], slide)) if job.config["image"] == "sp" else None
     labels, cells = job.paths.labels(*run, slide), job.paths.cells(*run, slide)
     maps = job.paths.maps(*run, slide)
-    segment_slide(maps, config, classes, facts, patches, labels, cells, workers=job.threads)
+    refiners = refiners_of(job)
+    segment_slide(maps, config, classes, facts, patches, labels, cells, refiners=refiners, workers=job.threads)
     return [labels, cells]
 
 
-job.run(work, requires=["facts", "patches", "maps"])
+job.run(work, requires=["facts", "patches", "maps"], shared=verifier_digest(job))

@@ -49,4 +49,5 @@ def adapter_from_recipe(recipe: Mapping[str, Any]) -> Adapter:
 
     Its weights are yours to load.
     """
-    return build_adapter(AdapterConfig.model_validate(recipe["config"]))
+    config = AdapterConfig.model_validate(recipe["config"])
+    return PassThrough(config, any_number=True) if recipe.get("any_number") else build_adapter(config)

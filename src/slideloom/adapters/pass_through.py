@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 
 from slideloom.adapters.base import Adapter
-from slideloom.adapters.channels import replicate
+from slideloom.adapters.channels import checked_present, replicate
+from slideloom.config.model import AdapterConfig
 
 __all__ = ["PassThrough"]
 
@@ -20,7 +23,17 @@ class PassThrough(Adapter):
     ----------
     config : AdapterConfig
         ``out_channels``.
+    any_number : bool
+        Hand on however many channels there are, for a network that reads any number; ``out_channels`` says nothing.
     """
+
+    def __init__(self, config: AdapterConfig, any_number: bool = False) -> None:
+        super().__init__(config)
+        self.any_number = any_number
+
+    def recipe(self) -> dict[str, Any]:
+        """As of any adapter, and whether it hands on any number of channels."""
+        return super().recipe() | ({"any_number": True} if self.any_number else {})
 
     def forward(self, images: Tensor, present: Tensor | None = None) -> Tensor:
         """Hand channels on.
@@ -35,7 +48,7 @@ class PassThrough(Adapter):
         Returns
         -------
         Tensor
-            (n, out_channels, H, W) float32.
+            (n, out_channels, H, W) float32; of any number of channels, as many as there are.
 
         Raises
         ------
@@ -43,4 +56,7 @@ class PassThrough(Adapter):
             ``adapter_input``: images without channels or pixels, or a mask that does not fit. ``adapter_channels``:
             more channels than ``out_channels``.
         """
+        if self.any_number:
+            checked_present(images, present)
+            return images.float()
         return replicate(images, self.config.out_channels, present).float()

@@ -65,6 +65,10 @@ class Paths:
         """Instances, classes, HV and boundary of every tile."""
         return self.root / "targets" / _part(grid) / f"{_part(slide)}.zarr"
 
+    def cell_targets(self, grid: str, slide: str) -> Path:
+        """Whole cells of every tile, where they are annotated and some experiment learns them."""
+        return self.root / "cell_targets" / _part(grid) / f"{_part(slide)}.zarr"
+
     def statistics(self, encoder: str) -> Path:
         """Channel statistics that an encoder normalises with, over training slides only."""
         return self.root / "statistics" / f"{_part(encoder)}.json"
@@ -84,6 +88,10 @@ class Paths:
     def model(self, experiment: str, fold: str) -> Path:
         """Folder of ``decoder.safetensors`` and ``history.parquet``."""
         return self.root / "models" / _part(experiment) / _part(fold)
+
+    def verifier(self, experiment: str, fold: str) -> Path:
+        """Record of the verifier of an experiment's nuclei; the model itself, where there is one, beside it."""
+        return self.model(experiment, fold) / "verifier.json"
 
     def maps(self, experiment: str, fold: str, slide: str) -> Path:
         """Slide-wide predictions, one value a pixel."""

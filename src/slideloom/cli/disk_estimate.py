@@ -127,6 +127,10 @@ class _Estimate:
             yield _share("patches", name, ((self._patches(one, name), paths.patches(name, one)) for one in slides))
         for name in self.targets:
             yield _share("targets", name, ((self._targets(one, name), paths.targets(name, one)) for one in annotated))
+        with_cells = [row.slide_id for row in self.rows if row.cells]
+        for name in self.plan.cell_grids():
+            sizes = ((self._targets(s, name) // 2, paths.cell_targets(name, s)) for s in with_cells)
+            yield _share("cell_targets", name, sizes)
         for name in self.plan.embedded_encoders():
             sizes = ((self._embeddings(one, name), paths.embeddings(name, one)) for one in slides)
             yield _share("embeddings", name, sizes)
@@ -211,7 +215,9 @@ class _Estimate:
             twice = 2 if self.config.inference.seam_check else 1
             sizes = ((twice * int(pixels[s] * each + fixed), paths.maps(name, fold, s)) for s, fold in predicted)
             yield _share("maps", name, sizes)
-        labels = ((int(pixels[s] * _LABELS) + _GROUP + _ARRAY, paths.labels(name, fold, s)) for s, fold in predicted)
+        images = 2 if "instanseg_cells" in experiment.heads else 1
+        each_label = {s: images * (int(pixels[s] * _LABELS) + _GROUP + _ARRAY) for s in pixels}
+        labels = ((each_label[s], paths.labels(name, fold, s)) for s, fold in predicted)
         yield _share("labels", name, labels)
         yield _share("cells", name, ((self._cells(s, grid), paths.cells(name, fold, s)) for s, fold in predicted))
         exports = ((self._exports(s, grid), paths.exports(name, fold)) for s, fold in predicted)
@@ -263,6 +269,8 @@ class _Estimate:
         count = 2 * len(self.rows)
         for name in self.plan.used_grids():
             count += sum(bool(self._tiles(row.slide_id, name)) for row in self.rows) * (1 + (name in self.targets))
+        for name in self.plan.cell_grids():
+            count += sum(bool(row.cells and self._tiles(row.slide_id, name)) for row in self.rows)
         for name in self.plan.embedded_encoders():
             grid = self.config.encoders[name].grid
             count += sum(bool(self._tiles(row.slide_id, grid)) for row in self.rows)

@@ -197,7 +197,7 @@ def _look(task: _Task) -> SlideReport:
     annotation, count = _annotation_shape(task), None
     seen = _glimpse(task, facts)
     faults += seen.faults
-    warnings = [*facts.warnings, *dropped]
+    warnings = [*facts.warnings, *dropped, *_cell_remarks(task, facts)]
     if task.deep:
         found, count, more = _read_everything(task, facts)
         faults += found
@@ -209,6 +209,12 @@ def _facts(task: _Task, row: SlideRow) -> SlideFacts:
     from slideloom.slides.headers import read_facts
 
     return read_facts(row, task.root, task.markers, digests=False)
+
+
+def _cell_remarks(task: _Task, facts: SlideFacts) -> tuple[str, ...]:
+    from slideloom.slides.cell_annotation import cell_remarks
+
+    return cell_remarks(task.row, task.root, facts, whole=task.deep)
 
 
 def _glimpse(task: _Task, facts: SlideFacts) -> Glimpse:

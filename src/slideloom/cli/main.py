@@ -146,7 +146,7 @@ def sheet(
     if out is not None:
         start = os.path.relpath(folder, out.parent)
         if start != ".":
-            names = ("he", "sp", "instances", "classes")
+            names = ("he", "sp", "instances", "classes", "cells")
             moved = [{n: Path(start, text).as_posix() for n in names if (text := getattr(row, n))} for row in rows]
             rows = [replace(row, **paths) for row, paths in zip(rows, moved, strict=True)]  # type: ignore[arg-type]
         write_sheet(rows, out)

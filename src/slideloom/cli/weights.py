@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
@@ -17,6 +18,9 @@ from slideloom.encoders.checkpoints.files import check_checksums, check_file, fi
 from slideloom.encoders.checkpoints.recognise import misfits, recognise
 from slideloom.errors import SlideloomError
 from slideloom.slides.tables import Channel
+
+if TYPE_CHECKING:
+    from slideloom.encoders.checkpoints.weights import Weights
 
 __all__ = ["FileReport", "describe_entry", "examine_weights", "print_catalogue", "print_files"]
 
@@ -124,11 +128,14 @@ def examine_weights(config: StudyConfig, channels: tuple[Channel, ...], *, diges
             yield FileReport(f"encoders.{name}.marker_embeddings", fault=fault, hint="Name their folder, or one file")
     for name, experiment in config.experiments.items():
         if experiment.pretrained is not None:
-            yield _checkpoint(f"experiments.{name}.pretrained", experiment.pretrained, digest, whole_model=True)
+            kind = experiment.decoder.kind if experiment.decoder.whole else "cellvit"
+            yield _checkpoint(f"experiments.{name}.pretrained", experiment.pretrained, digest, published=kind)
+        elif experiment.torchscript is not None:
+            yield _program(f"experiments.{name}.torchscript", experiment.torchscript, digest)
 
 
 def _checkpoint(
-    where: str, path: Path, digest: bool, *, entry: EncoderEntry | None = None, whole_model: bool = False
+    where: str, path: Path, digest: bool, *, entry: EncoderEntry | None = None, published: str = ""
 ) -> FileReport:
     size = path.stat().st_size if path.is_file() else None
     try:
@@ -139,6 +146,7 @@ def _checkpoint(
         from slideloom.encoders.checkpoints.weights import read_weights
 
         weights = read_weights(path, digest=digest)
+        network = _network(weights, published) if published in ("instanseg", "hovernet") else ""
     except SlideloomError as error:
         return FileReport(where, path, size, fault=error.message, hint=error.hint)
     if not weights.tensors:
@@ -146,7 +154,9 @@ def _checkpoint(
         return FileReport(where, path, size, weights.sha256, fault=fault, hint=hint)
     seen = recognise({name: tuple(tensor.shape) for name, tensor in weights.tensors.items()}, weights.arch)
     fault = hint = ""
-    if whole_model and not seen.decoder:
+    if network:
+        return FileReport(where, path, size, weights.sha256, network)
+    if published and not seen.decoder:
         fault, hint = (
             "it holds no CellViT decoder",
             "Name a published CellViT file, or leave 'pretrained' out and train",
@@ -154,6 +164,35 @@ def _checkpoint(
     elif entry and (wrong := misfits(seen, entry)):
         fault, hint = f"not {entry.name}: {'; '.join(wrong)}", "Name the model that the checkpoint was made with"
     return FileReport(where, path, size, weights.sha256, str(seen), fault, hint)
+
+
+def _network(weights: Weights, kind: str) -> str:
+    """What whole network a checkpoint holds, every key accounted for."""
+    if kind == "hovernet":
+        from slideloom.decoders.hovernet_published import from_published as hovernet_from
+
+        hovernet = hovernet_from(weights.tensors, path=weights.path)
+        return f"HoVer-Net, mode {hovernet.config.mode}, heads {', '.join(hovernet.heads)}"
+    from slideloom.decoders.instanseg_published import from_published as instanseg_from
+
+    adapter, instanseg = instanseg_from(weights.tensors, path=weights.path)
+    behind = " behind ChannelNet" if adapter else f" of {instanseg.image_channels} channels"
+    return f"InstanSeg{behind}, widths {list(instanseg.config.widths)}, heads {', '.join(instanseg.heads)}"
+
+
+def _program(where: str, path: Path, digest: bool) -> FileReport:
+    """A published program; it is not loaded."""
+    size = path.stat().st_size if path.is_file() else None
+    try:
+        if check_file(path) != "zip" or not read_archive(path).script:
+            hint = "Weights alone are named as 'pretrained'"
+            return FileReport(where, path, size, fault="it is no TorchScript program", hint=hint)
+        if digest:
+            check_checksums(path)
+    except SlideloomError as error:
+        return FileReport(where, path, size, fault=error.message, hint=error.hint)
+    seems = "a TorchScript program, which is code: compare its sha256 with its publisher's"
+    return FileReport(where, path, size, file_sha256(path) if digest else "", seems)
 
 
 def _vectors(where: str, path: Path, encoder: EncoderConfig, channels: tuple[Channel, ...], digest: bool) -> FileReport:

@@ -122,9 +122,11 @@ class LossConfig(Strict):
     distance: Weight = Field(1.0, description="Mean absolute error of the distance head.")
     three_class: Weight = Field(1.0, description="Cross-entropy and Dice of the three_class head.")
     instanseg_instance: Weight = Field(
-        1.5, description="InstanSeg's loss of instances: Lovász-hinge of the crops around seeds (head instanseg)."
+        1.5,
+        description="InstanSeg's loss of instances: Lovász-hinge of the crops around seeds (heads instanseg and "
+        "instanseg_cells; half for each where there are both).",
     )
-    instanseg_seed: Weight = Field(1.0, description="InstanSeg's loss of the seed map (head instanseg).")
+    instanseg_seed: Weight = Field(1.0, description="InstanSeg's loss of the seed map (likewise).")
     instanseg_hot_start: Annotated[int, Field(ge=0)] = Field(
         10,
         description="Epochs in which InstanSeg's seeds learn by binary cross-entropy and its instances by Dice, before "

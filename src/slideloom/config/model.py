@@ -23,6 +23,7 @@ from slideloom.config.learning import (
     TrainingConfig,
 )
 from slideloom.config.prediction import EvaluationConfig, ExportsConfig, InferenceConfig, InstancesConfig, Role
+from slideloom.config.refinement import RefineConfig, RefineNetworkConfig, RefineSplitConfig, RefineVerifyConfig
 
 __all__ = [
     "AdapterConfig",
@@ -41,6 +42,10 @@ __all__ = [
     "LossConfig",
     "Modality",
     "NormalisationConfig",
+    "RefineConfig",
+    "RefineNetworkConfig",
+    "RefineSplitConfig",
+    "RefineVerifyConfig",
     "Role",
     "SamplingConfig",
     "SplitConfig",
@@ -218,8 +223,13 @@ class ExperimentConfig(Strict):
     )
     pretrained: Path | None = Field(
         None,
-        description="A published CellViT checkpoint: its decoder and heads are used as they are, nothing is trained. "
-        "The encoder's checkpoint must be the same file.",
+        description="A published checkpoint, used as it is: nothing is trained. A CellViT's, which is the encoder's "
+        "checkpoint, too; with decoder.kind instanseg or hovernet the whole network, behind the encoder mean_rgb.",
+    )
+    torchscript: Path | None = Field(
+        None,
+        description="An InstanSeg published as a TorchScript program (instanseg.pt), run as it is, behind the encoder "
+        "mean_rgb, with decoder.kind: instanseg. A program is code: docs/security.md.",
     )
     split: Name = Field(description="Name of an entry of splits.")
     adapter: AdapterConfig | None = Field(
@@ -236,6 +246,7 @@ class ExperimentConfig(Strict):
     instances: InstancesConfig | None = Field(
         None, description="Maps to nuclei of this experiment: keys given here stand for those of the study."
     )
+    refine: RefineConfig | None = Field(None, description="What mends its maps and nuclei; docs/refinement.md.")
 
     @property
     def first_encoder(self) -> str:
@@ -245,7 +256,27 @@ class ExperimentConfig(Strict):
     @property
     def trains(self) -> bool:
         """Whether a decoder is trained; neither a published model is, nor labels of another program."""
-        return self.pretrained is None and self.labels is None
+        return self.published is None and self.labels is None
+
+    @property
+    def published(self) -> Path | None:
+        """File of the published model that is used as it is: a checkpoint, or a program."""
+        return self.pretrained if self.torchscript is None else self.torchscript
+
+    @property
+    def adapted(self) -> bool:
+        """Whether an adapter stands before the encoder; a published InstanSeg brings one, if only to pass channels."""
+        return self.adapter is not None or (self.published is not None and self.decoder.kind == "instanseg")
+
+    @property
+    def learns_cells(self) -> bool:
+        """Whether a decoder learns whole cells, from annotations of them."""
+        return self.trains and "instanseg_cells" in self.heads
+
+    @property
+    def verified(self) -> bool:
+        """Whether a verifier judges its nuclei."""
+        return self.refine is not None and self.refine.verify is not None
 
     @model_validator(mode="after")
     def _encoder_or_labels(self) -> ExperimentConfig:
@@ -255,13 +286,21 @@ class ExperimentConfig(Strict):
             if found := [key for key in ("label_classes", "grid") if getattr(self, key) is not None]:
                 raise ValueError(f"{found[0]!r} belongs to 'labels', which the experiment does not have")
             return self
-        if self.encoder or self.pretrained is not None:
-            raise ValueError("labels of another program have neither 'encoder' nor 'pretrained'")
+        if self.encoder or self.published is not None:
+            raise ValueError("labels of another program have neither 'encoder' nor 'pretrained' nor 'torchscript'")
         if self.grid is None:
             raise ValueError("'labels' need a 'grid': the frame and the tiles that they are scored on")
         for key in ("labels", "label_classes"):
             if (pattern := getattr(self, key)) is not None and "{slide}" not in pattern:
                 raise ValueError(f"{key} {pattern!r} is one file for all slides: write {{slide}} for the slide's id")
+        return self
+
+    @model_validator(mode="after")
+    def _one_published_model(self) -> ExperimentConfig:
+        if self.pretrained is not None and self.torchscript is not None:
+            raise ValueError("'pretrained' and 'torchscript' name a published model each: keep one")
+        if self.published is not None and self.adapter is not None:
+            raise ValueError("'adapter' is trained, and a published model is used as it is: keep one of them")
         return self
 
     @model_validator(mode="after")
@@ -274,7 +313,8 @@ class ExperimentConfig(Strict):
     def _heads_once(self) -> ExperimentConfig:
         if len(set(self.heads)) != len(self.heads):
             raise ValueError(f"heads {self.heads} names one twice")
-        if not {"nucleus", "classes"} & set(self.heads):
+        growing = {"nucleus", "classes"} if self.published is None else {"nucleus", "classes", "instanseg"}
+        if not growing & set(self.heads):
             raise ValueError("heads must hold 'nucleus' or 'classes': instances grow from one of them")
         return self
 

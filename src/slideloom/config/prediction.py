@@ -49,8 +49,8 @@ class InstanSegConfig(Strict):
 
     preset: Literal["torchscript", "python"] = Field(
         "torchscript",
-        description="What every key below is when left out: torchscript: as the published models and QuPath have it; "
-        "python: as the training program judges its models.",
+        description="What every key below is when left out: torchscript: as the published models and QuPath have it, "
+        "or as the file of an experiment's own `torchscript` says; python: as the training program judges its models.",
     )
     mask_threshold: Annotated[float, Field(gt=0, lt=1)] | None = Field(
         None, description="Probability from which a seed claims a pixel (0.53)."

@@ -12,6 +12,7 @@ from slideloom.decoders.base import Decoder
 from slideloom.decoders.cellvit import CellViTDecoder
 from slideloom.decoders.instanseg_head import INSTANSEG_HEADS, PixelClassifier
 from slideloom.decoders.linear import LinearDecoder
+from slideloom.decoders.whole import WholeNetwork
 from slideloom.encoders.base import DECODER_INPUTS
 
 __all__ = ["build_decoder", "decoder_from_recipe"]
@@ -93,4 +94,9 @@ def decoder_from_recipe(recipe: Mapping[str, Any]) -> Decoder:
 
         return refined_from_recipe(recipe)
     arguments = dict(recipe)
-    return build_decoder(DecoderConfig.model_validate(arguments.pop("config")), **arguments)
+    rescale = arguments.pop("rescale", None)
+    decoder = build_decoder(DecoderConfig.model_validate(arguments.pop("config")), **arguments)
+    if rescale is not None:
+        assert isinstance(decoder, WholeNetwork)
+        decoder.rescale = (rescale[0], rescale[1])
+    return decoder

@@ -19,7 +19,7 @@ pixels from there in fast mode and 156 in original mode; nearer, they are comput
 worked on at 352 or 454 px: HoVer-Net is slow on small tiles.
 
 The published network divides its input by 255. This one reads images as the study normalises them, and divides by
-nothing: published weights expect RGB from 0 to 1.
+nothing: published weights expect RGB from 0 to 1, to which ``rescale`` brings what the study gives.
 
 ``width`` multiplies all channel counts (1 is the published network); ``backbone``, ``skips``, ``image_skip``,
 ``branches`` and ``dropout`` have no meaning here. Weights begin as drawn by He et al. (fan out), since no encoder

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -37,6 +37,9 @@ class WholeNetwork(Decoder):
         ``decoder.kind`` in the config.
     multiple_px : int
         Height and width of what :meth:`maps` reads are multiples of it.
+    rescale : (float, float), optional
+        Factor and summand that bring an image to the values for which a published network was made, before all else;
+        part of the recipe.
 
     Raises
     ------
@@ -48,6 +51,7 @@ class WholeNetwork(Decoder):
     reads_tokens = False
     kind: ClassVar[str]
     multiple_px: int = 1
+    rescale: tuple[float, float] | None = None
 
     def __init__(
         self,
@@ -130,8 +134,15 @@ class WholeNetwork(Decoder):
             ``decoder_input``: no image, one of another number of channels, or a size that is not its own.
         """
         image, (height, width) = self._checked(image, size)
+        if self.rescale is not None:
+            image = image * self.rescale[0] + self.rescale[1]
         found = self.maps(reflected(image, *self.margins(height, width)))
         return self.by_head({head: found[head][..., :height, :width] for head in self.heads})
+
+    def recipe(self) -> dict[str, Any]:
+        """As of any decoder, and ``rescale`` where there is one."""
+        own = super().recipe()
+        return own if self.rescale is None else own | {"rescale": list(self.rescale)}
 
     def _checked(self, image: Tensor | None, size: tuple[int, int] | None) -> tuple[Tensor, tuple[int, int]]:
         expected = f"(n, {self.image_channels}, {'H, W' if size is None else f'{size[0]}, {size[1]}'})"

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from slideloom.config.model import Head
-from slideloom.decoders.instanseg_head import fields
+from slideloom.decoders.instanseg_head import INSTANSEG_HEADS, fields
 from slideloom.encoders.dihedral import inverse, transform
 from slideloom.training.symmetry import transform_hv
 
@@ -25,12 +25,12 @@ _INT16 = 32767
 #: Of InstanSeg's seed map alone: a nucleus is where it is a tenth of the way in.
 _SEED_STEEPNESS = 5
 #: What the stored values mean, as the maps record it.
-UNITS = {
+UNITS: dict[str, str] = {
     "nucleus": "probability · 255",
     "hv": "distance · 127",
     "class_probability": "p · 255",
     "distance": "distance to the outline over the nucleus' largest · 255",
-    "instanseg": "x, y · 8191 (units of 4 px), spreads · 4095, seed · 16383",
+    **dict.fromkeys(INSTANSEG_HEADS, "x, y · 8191 (units of 4 px), spreads · 4095, seed · 16383"),
 }
 
 

@@ -95,6 +95,8 @@ class Predictor:
         classifier = getattr(decoder, "pixel_classifier", None)
         # What makes nuclei of InstanSeg's maps: some sixty numbers.
         self._classifier = classifier and {name: value.tolist() for name, value in classifier.state_dict().items()}
+        #: Thresholds that a program was published with, for those who find its nuclei.
+        self._published = getattr(decoder, "defaults", None)
         self._symmetries = symmetries
 
     @property
@@ -152,6 +154,8 @@ class Predictor:
             about |= {"heads": list(self._networks.decoder.heads), "symmetries": self._symmetries}
             if self._classifier:
                 about |= {"pixel_classifier": self._classifier}
+            if self._published:
+                about |= {"instanseg_published": self._published}
             about |= {"scale": tiles.scale, "tile_px": tiles.tile_px, "stride_px": tiles.stride_px}
             about |= {"height_px": tiles.height_px, "width_px": tiles.width_px}
             return about | ({"rows": list(tiles.rows)} if tiles.rows else {})

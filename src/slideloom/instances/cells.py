@@ -28,6 +28,7 @@ _TEXT = pa.dictionary(pa.int32(), pa.string())
 _FOREIGN = "another program found the nuclei"
 _NO_CLASSES = f"the decoder has no classes head; {_FOREIGN} and gave none of them a class"
 _NO_SHARES = f"the decoder has no classes head, or {_FOREIGN}"
+_NO_CELLS = f"the decoder has no head instanseg_cells, or {_FOREIGN}"
 BACKGROUND = "background"
 #: Types of geometry by their WKB numbers.
 _POLYGON, _MULTIPOLYGON = 3, 6
@@ -65,6 +66,20 @@ CELLS = TableSchema(
             null=_NO_SHARES,
         ),
         Column("nucleus_probability", pa.float32(), "Mean of the nucleus probability over its pixels.", null=_FOREIGN),
+        Column(
+            "has_cell",
+            pa.bool_(),
+            "Whether a whole cell was found round it: the pixels of its `cell_id` in the label image `labels/cells`. "
+            "Otherwise these are the nucleus itself.",
+            null=_NO_CELLS,
+        ),
+        Column(
+            "cell_area_um2",
+            pa.float64(),
+            "Area of that cell, its nucleus included.",
+            null=f"no cell was found round it; {_NO_CELLS}",
+            unit="µm²",
+        ),
         Column(
             "geometry",
             pa.binary(),
@@ -156,6 +171,7 @@ def write_cells(
     image_mpp_um: float,
     made_from: Mapping[str, Any],
     foreign: bool = False,
+    cell_area_px: NDArray[np.float64] | None = None,
 ) -> None:
     """Write the cell table of a slide: rows by rising ``cell_id``, all columns also without a single row.
 
@@ -183,6 +199,8 @@ def write_cells(
         JSON values for the file's metadata.
     foreign : bool
         Whether another program found the nuclei: they have no probabilities.
+    cell_area_px : (n + 1,) float64 array, optional
+        Pixels of each nucleus' whole cell, NaN where none was found; None where cells were not sought.
 
     Raises
     ------
@@ -206,7 +224,7 @@ def write_cells(
             count = 0
             for figures in parts:
                 kinds |= figures.outlines.kinds()
-                rows = _rows(slide_id, figures, classes, markers, scale, image_mpp_um, foreign)
+                rows = _rows(slide_id, figures, classes, markers, scale, image_mpp_um, foreign, cell_area_px)
                 rows = rows.replace_schema_metadata(metadata | {"geo": json.dumps(_geo(table, scale, expected))})
                 if writer is None:
                     writer = stack.enter_context(pq.ParquetWriter(draft, rows.schema, compression="zstd"))
@@ -236,6 +254,7 @@ def _rows(
     scale: float,
     image_mpp_um: float,
     foreign: bool,
+    cell_area_px: NDArray[np.float64] | None,
 ) -> pa.Table:
     """Rows of some nuclei, checked."""
     count = len(figures)
@@ -248,8 +267,11 @@ def _rows(
     }
     if classes is not None:
         columns |= _classes(figures, classes, foreign)
+    rows = slice(figures.first, figures.first + count)
+    if cell_area_px is not None:
+        own = cell_area_px[rows] * (scale * image_mpp_um) ** 2
+        columns |= {"has_cell": ~np.isnan(own), "cell_area_um2": own}
     if markers is not None:
-        rows = slice(figures.first, figures.first + count)
         columns |= {name: markers.values[rows, index] for index, name in enumerate(markers.names)}
     extra = [name for name in columns if name not in CELLS.names]
     schema = CELLS.arrow(extra)

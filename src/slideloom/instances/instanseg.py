@@ -17,6 +17,7 @@ efficient and portable cell segmentation (2024), and the program published with 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -24,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slideloom.config.model import InstancesConfig
+from slideloom.config.prediction import InstanSegConfig
 from slideloom.instances.instanseg_claims import claim, find_seeds, shared_pixels
 from slideloom.instances.instanseg_classifier import SeedClassifier, lowest_logit, probability
 from slideloom.instances.threshold import area_px
@@ -35,6 +37,7 @@ __all__ = [
     "SIGMA_CODES",
     "Claims",
     "InstanSegParams",
+    "as_published",
     "claims_in",
     "local_maxima",
     "reach",
@@ -135,6 +138,34 @@ class InstanSegParams:
         """Side of the windows on a slide of some height and width: even."""
         side = min(self.window_px, *shape)
         return side - side % 2
+
+
+def as_published(config: InstancesConfig, published: Mapping[str, Any]) -> InstancesConfig:
+    """The config of a model that brings thresholds of its own: they stand where the config gives none.
+
+    Parameters
+    ----------
+    config : InstancesConfig
+        As written; only ``instanseg`` can change, and nothing where its ``preset`` is ``python``.
+    published : mapping
+        The model's thresholds, by their names in ``instanseg``; may be empty.
+
+    Returns
+    -------
+    InstancesConfig
+        With them.
+
+    Examples
+    --------
+    >>> own = InstancesConfig(instanseg={"seed_threshold": 0.6})
+    >>> as_published(own, {"seed_threshold": 0.9, "mask_threshold": 0.4}).instanseg.model_dump(exclude_none=True)
+    {'preset': 'torchscript', 'mask_threshold': 0.4, 'seed_threshold': 0.6}
+    """
+    own = config.instanseg
+    if own.preset != "torchscript" or not published:
+        return config
+    given = own.model_dump(exclude_none=True)
+    return config.model_copy(update={"instanseg": InstanSegConfig(**{**published, **given})})
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 The group is itself the multiscale label image: arrays ``0``, ``1``, … each half the size of the one before, taking
 every second pixel. Nothing is averaged, so every value is an id of the cell table. Figures of single nuclei live
-there, not here.
+there, not here. Whole cells, where they were found, are a second label image in the same group: ``labels/cells``.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from slideloom.artefacts.zarrio import create_array, create_group, open_array, r
 from slideloom.instances.pool import in_order
 from slideloom.instances.windows import Box, windows
 
-__all__ = ["LABELS_SCHEMA", "open_labels", "write_labels"]
+__all__ = ["LABELS_SCHEMA", "add_labels", "open_labels", "write_labels"]
 
 LABELS_SCHEMA = 1
 #: Gives the final labels of a box.
@@ -74,6 +74,31 @@ def write_labels(
         coarser = _create(place / str(level), size)
         _fill(coarser, size, partial(_every_second, finer), workers)
         finer = coarser
+
+
+def add_labels(
+    place: Path,
+    name: str,
+    shape: tuple[int, int],
+    read: Reader,
+    mpp_um: float,
+    *,
+    attributes: Mapping[str, Any] | None = None,
+    workers: int = 1,
+) -> None:
+    """Write a further label image into the group of another, as ``labels/{name}``: OME-Zarr's place for labels.
+
+    Parameters
+    ----------
+    place : Path
+        The group that :func:`write_labels` wrote; it has no ``labels`` yet.
+    name : str
+        Of the image.
+    shape, read, mpp_um, attributes, workers
+        As :func:`write_labels` has them.
+    """
+    create_group(place / "labels", {"ome": {"version": _OME_VERSION, "labels": [name]}})
+    write_labels(place / "labels" / name, shape, read, mpp_um, name=name, attributes=attributes, workers=workers)
 
 
 def open_labels(place: Path) -> ts.TensorStore:

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slideloom.instances.pool import in_order
-from slideloom.instances.stitch import Stitched
+from slideloom.instances.refine.found import Found
 from slideloom.instances.windows import Box, LabelTable, label_table, windows
 
 __all__ = ["Reconciled", "reconcile", "reconcile_slide"]
@@ -35,7 +35,7 @@ class Reconciled:
 
     Attributes
     ----------
-    nuclei, cells : Stitched
+    nuclei, cells : Found
         As they were found.
     number : (c + 1,) uint32 array
         New number of each cell that was found: of its pixels outside nuclei; 0 for what is dropped.
@@ -44,8 +44,8 @@ class Reconciled:
         order of first pixels.
     """
 
-    nuclei: Stitched
-    cells: Stitched
+    nuclei: Found
+    cells: Found
     number: NDArray[np.uint32]
     table: LabelTable
 
@@ -61,8 +61,8 @@ class Reconciled:
 
 
 def reconcile_slide(
-    nuclei: Stitched,
-    cells: Stitched,
+    nuclei: Found,
+    cells: Found,
     *,
     unnucleated: bool = True,
     min_area_px: int = 0,
@@ -73,7 +73,7 @@ def reconcile_slide(
 
     Parameters
     ----------
-    nuclei, cells : Stitched
+    nuclei, cells : Found
         Of the same slide.
     unnucleated : bool
         Whether cells without a nucleus are kept.

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slideloom.instances.pool import in_order
-from slideloom.instances.stitch import Stitched
+from slideloom.instances.refine.found import Found
 from slideloom.instances.windows import Box, windows
 
 __all__ = ["seam_change"]
@@ -24,12 +24,12 @@ _LOW = np.uint64(0xFFFFFFFF)
 _Overlaps = tuple[NDArray[np.uint64], NDArray[np.int64]]
 
 
-def seam_change(one: Stitched, other: Stitched, window_px: int = 2048, workers: int = 1) -> dict[str, Any]:
+def seam_change(one: Found, other: Found, window_px: int = 2048, workers: int = 1) -> dict[str, Any]:
     """Share of nuclei that change between two predictions of a slide.
 
     Parameters
     ----------
-    one, other : Stitched
+    one, other : Found
         Instances with the tiles as they lie, and with the tiles shifted; of one frame.
     window_px : int
         Side of the windows that are compared at a time; changes no figure.

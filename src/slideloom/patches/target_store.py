@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from slideloom.artefacts.zarrio import check_array, check_attributes, open_array, read_attributes
 from slideloom.patches.store import Indices, read_rows
 
-__all__ = ["TARGET_SCHEMA", "TargetStore"]
+__all__ = ["CELL_TARGET_SCHEMA", "TARGET_SCHEMA", "CellTargetStore", "TargetStore"]
 
-#: Version of the store.
+#: Versions of the stores.
 TARGET_SCHEMA = 1
+CELL_TARGET_SCHEMA = 1
 _NAMES = ("instances", "classes", "hv", "boundary")
 _TYPES = {"instances": "int32", "classes": "uint8", "hv": "int8", "boundary": "uint8"}
 
@@ -40,19 +41,23 @@ class TargetStore:
         ``store_mismatch``, when targets are read: they are not as the attributes say.
     """
 
+    _what: str = "targets"
+    _schema: int = TARGET_SCHEMA
+    _names: tuple[str, ...] = _NAMES
+
     def __init__(self, path: Path) -> None:
         self.path = path
         self.attributes = read_attributes(path)
-        check_attributes(path, self.attributes, "targets", TARGET_SCHEMA, ("slide_id", "tile_px"))
+        check_attributes(path, self.attributes, self._what, self._schema, ("slide_id", "tile_px"))
         self.slide_id: str = self.attributes["slide_id"]
         self.tile_px: int = self.attributes["tile_px"]
 
     def __repr__(self) -> str:
-        return f"<TargetStore {self.slide_id} {self.n} x {self.tile_px} px>"
+        return f"<{type(self).__name__} {self.slide_id} {self.n} x {self.tile_px} px>"
 
     @cached_property
     def _arrays(self) -> dict[str, ts.TensorStore]:
-        return {name: self._open(name) for name in _NAMES}
+        return {name: self._open(name) for name in self._names}
 
     def _open(self, name: str) -> ts.TensorStore:
         place, side = self.path / name, self.tile_px
@@ -81,3 +86,24 @@ class TargetStore:
             ``boundary`` (k, p, p) uint8.
         """
         return {name: read_rows(self._arrays[name], indices) for name in names}
+
+
+class CellTargetStore(TargetStore):
+    """Annotated whole cells of a slide's patches on disk, in the order of the patches.
+
+    Its one array is ``instances`` (n, p, p) int32, the cells; all else is as of :class:`TargetStore`.
+
+    Parameters
+    ----------
+    path : Path
+        Zarr group that :func:`~slideloom.patches.cell_targets.cut_cell_targets` wrote.
+
+    Raises
+    ------
+    BrokenArtefactError
+        As :class:`TargetStore`.
+    """
+
+    _what = "cell targets"
+    _schema = CELL_TARGET_SCHEMA
+    _names = ("instances",)

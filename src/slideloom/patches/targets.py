@@ -26,7 +26,7 @@ from slideloom.slides.facts import SlideFacts
 from slideloom.slides.sheet import SlideRow
 from slideloom.slides.tables import ClassTable
 
-__all__ = ["cut_targets"]
+__all__ = ["cut_map", "cut_targets"]
 
 _LOG = logging.getLogger(__name__)
 _NAMES = ("instances", "classes", "hv", "boundary")
@@ -108,7 +108,7 @@ def cut_targets(
             },
         )
         for name in _NAMES:
-            _cut(maps[name], patches, draft / name)
+            cut_map(maps[name], patches, draft / name)
     took = time.perf_counter() - start
     _LOG.info(
         "%s: targets of %d tiles, %d nuclei in %.1f s: %.0f tiles/s",
@@ -121,7 +121,18 @@ def cut_targets(
     return True
 
 
-def _cut(values: NDArray[Any], patches: PatchStore, place: Path) -> None:
+def cut_map(values: NDArray[Any], patches: PatchStore, place: Path) -> None:
+    """Cut a map of the whole slide into the tiles of its patches, and write them.
+
+    Parameters
+    ----------
+    values : (..., H, W) array
+        In the patches' frame.
+    patches : PatchStore
+        Where the tiles lie.
+    place : Path
+        Array to write, (n, ..., p, p), 0 in the padding.
+    """
     side = patches.tile_px
     shape = (patches.n, *values.shape[:-2], side, side)
     axes = ("tile", "c", "y", "x") if values.ndim == 3 else ("tile", "y", "x")

@@ -46,8 +46,8 @@ def describe_experiments(config: StudyConfig) -> dict[str, str]:
             parts.insert(1, f"RANDOM WEIGHTS: {', '.join(seeds)}")
         if off := [one for one, encoder in encoders if encoder.off_resolution]:
             parts.append(f"off the resolution that weights were made for, on purpose: {', '.join(off)}")
-        if experiment.pretrained is not None:
-            parts.append(f"published model {experiment.pretrained.name}, not trained here")
+        if experiment.published is not None:
+            parts.append(f"published model {experiment.published.name}, not trained here")
         if experiment.training.shuffle_targets:
             parts.append("control: SHUFFLED TARGETS")
         result[name] = " · ".join(parts)
@@ -64,8 +64,14 @@ def _choices(experiment: ExperimentConfig) -> list[str]:
         "global context": decoder.global_context,
         "masked attention": decoder.masked_attention,
     }
+    if (refine := experiment.refine) is not None:
+        variants |= {
+            "maps mended by a network": refine.network is not None,
+            "merged nuclei split": refine.split is not None,
+            "nuclei verified": refine.verify is not None,
+        }
     parts = [name for name, chosen in variants.items() if chosen]
-    if experiment.pretrained is not None:
+    if experiment.published is not None:
         return parts
     terms = {name: getattr(loss, name) for name in HeadLossConfig.model_fields}
     terms |= {name: getattr(loss, name) for name in ("hv_mse", "hv_msge") if "hv" in experiment.heads}

@@ -100,7 +100,12 @@ def gather_reports(
         "comparisons": compare_experiments(found.slides, splits),
         "training": training,
         "costs": gather_costs(benchmarks, results, accounts or {}),
-        "failures": gather_failures(job_records, {row.slide_id for row in rows}, learned_from(runs)),
+        "failures": gather_failures(
+            job_records,
+            {row.slide_id for row in rows},
+            learned_from(runs),
+            {"cell_targets": learned_from(_learning_cells(runs, config))},
+        ),
         "warnings": gather_warnings(job_records, Paths(results)),
         **found.tables,
     }
@@ -150,3 +155,9 @@ def gather_training(
     for key, by_experiment in (recorded or {}).items():
         by_experiment |= {name: texts for name, texts in told.get(key, {}).items() if name not in by_experiment}
     return result
+
+
+def _learning_cells(runs: Iterable[Run], config: StudyConfig | None) -> list[Run]:
+    """Runs whose decoders learn whole cells: the others never ask for a slide's annotation of them."""
+    own = {} if config is None else config.experiments
+    return [run for run in runs if run.experiment in own and own[run.experiment].learns_cells]

@@ -14,7 +14,7 @@ from slideloom.reports.runs import read_records
 __all__ = ["gather_costs", "gather_failures"]
 
 #: Stages whose items are not slides.
-_NOT_SLIDES = {"splits", "statistics", "train"}
+_NOT_SLIDES = {"splits", "statistics", "train", "verifier"}
 #: Columns of the costs by what a job's account calls them.
 _STALLS = {
     "wait_read_s": "read_s",
@@ -74,7 +74,10 @@ def _number(text: str | None) -> float | None:
 
 
 def gather_failures(
-    job_records: Iterable[Path], slide_ids: set[str], learned_from: Learned | None = None
+    job_records: Iterable[Path],
+    slide_ids: set[str],
+    learned_from: Learned | None = None,
+    of_stage: Mapping[str, Learned] | None = None,
 ) -> list[dict[str, Any]]:
     """Rows of ``failures.parquet``, without the study: every failure once, where it first happened.
 
@@ -86,6 +89,8 @@ def gather_failures(
         Slides of the sheet.
     learned_from : Learned, optional
         What the study's decoders were trained on; none were, when left out.
+    of_stage : mapping of str to Learned, optional
+        By stage, what those decoders were trained on that read it, where not all do.
     """
     learned_from = learned_from or Learned()
     own: dict[tuple[str, str, str], dict[str, Any]] = {}
@@ -110,4 +115,8 @@ def gather_failures(
     own |= {
         key: row for key, row in inherited.items() if (row["stage"], row["reason_code"], row["message"]) not in told
     }
-    return [own[key] | {"trained_on": learned_from.saw(own[key]["slide_id"])} for key in sorted(own)]
+    by_stage = of_stage or {}
+    return [
+        row | {"trained_on": by_stage.get(row["stage"], learned_from).saw(row["slide_id"])}
+        for row in (own[key] for key in sorted(own))
+    ]

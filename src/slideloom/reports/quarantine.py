@@ -92,7 +92,9 @@ def count_left_out(config: StudyConfig, runs: Iterable[Run], job_records: Iterab
 
 def _read_by(config: StudyConfig, experiment: str) -> Sequence[tuple[str, str]]:
     """Stages and contexts that a training reads; one that encodes as it goes reads no tokens, and none are stored."""
-    encoders = config.experiments[experiment].encoder
+    own = config.experiments[experiment]
+    encoders = own.encoder
     grids = [config.encoders[name].grid for name in encoders]
     stages = [("patches", grid) for grid in grids] + [("targets", grid) for grid in grids[:1]]
+    stages += [("cell_targets", grid) for grid in grids[:1] if own.learns_cells]
     return stages + [("embeddings", name) for name in encoders]

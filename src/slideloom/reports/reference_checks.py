@@ -144,8 +144,8 @@ def _training(protocol: Protocol, config: StudyConfig, experiment: ExperimentCon
     if experiment.labels is not None:
         return ["training: on the same data, ours by another program on data not recorded"]
     found = []
-    if experiment.pretrained is not None:
-        found.append(f"training: on the same data, ours not trained here ({experiment.pretrained.name})")
+    if experiment.published is not None:
+        found.append(f"training: on the same data, ours not trained here ({experiment.published.name})")
     elif experiment.training.shuffle_targets:
         found.append("training: on the same data, ours on shuffled targets")
     if random_weights:

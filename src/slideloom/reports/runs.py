@@ -74,7 +74,7 @@ def runs_of(config: StudyConfig, rows: Sequence[SlideRow], paths: Paths, job_rec
         for fold in fold_names(config.splits[experiment.split], rows):
             context = f"{name}/{fold}"
             live = experiment.training.input == "live"
-            stage = "pretrained" if experiment.pretrained else "train_live" if live else "train"
+            stage = "pretrained" if experiment.published else "train_live" if live else "train"
             trained = bool(done.get((stage, context))) or fold in done.get((stage, name), ())
             history = paths.model(name, fold) / "history.parquet"
             there = experiment.labels is None and trained and history.is_file()

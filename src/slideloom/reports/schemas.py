@@ -259,8 +259,9 @@ WARNINGS = TableSchema(
         Column(
             "stage",
             _TEXT,
-            "Stage that wrote it down: facts (headers), patches (pixels), targets (annotation), imported (labels of "
-            "another program), statistics (a training slide that does not count in the channel statistics).",
+            "Stage that wrote it down: facts (headers), patches (pixels), targets (annotation), cell_targets "
+            "(annotation of whole cells), imported (labels of another program), "
+            "statistics (a training slide that does not count in the channel statistics).",
         ),
         Column("context", _TEXT, "Grid, encoder, or experiment/fold of that stage; empty where there is only one."),
         Column("message", _TEXT, "What was found, and what was done about it."),

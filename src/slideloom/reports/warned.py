@@ -31,6 +31,7 @@ _PLACES: dict[str, Callable[[Paths, str, str], Path]] = {
     "facts": lambda paths, context, slide: paths.slide_facts(slide),
     "patches": lambda paths, grid, slide: paths.patches(grid, slide),
     "targets": lambda paths, grid, slide: paths.targets(grid, slide),
+    "cell_targets": lambda paths, grid, slide: paths.cell_targets(grid, slide),
     "imported": lambda paths, run, slide: paths.maps(*_of_run(run), slide),
 }
 

@@ -11,13 +11,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from slideloom.config.fields import unfit_for_paths
 from slideloom.config.load import Draft
 from slideloom.config.model import ExperimentConfig, InferenceConfig, SplitConfig
-from slideloom.config.texts import absence, quoted
+from slideloom.config.texts import quoted
 from slideloom.errors import Problem, SlideloomError
 from slideloom.slides.delimited import nearest
 from slideloom.slides.encoder_checks import check_encoder
 from slideloom.slides.evidence import Evidence
 from slideloom.slides.external import check_external
 from slideloom.slides.places import check_places, shorten_list
+from slideloom.slides.published_checks import check_published
+from slideloom.slides.refine_checks import check_refine
 from slideloom.slides.sheet import ROLES, SlideRow
 from slideloom.slides.sides import check_stratify, take_sides, torn_groups, written_role
 from slideloom.slides.training_checks import check_training
@@ -189,6 +191,7 @@ def _experiment(evidence: Evidence, name: str, experiment: ExperimentConfig) -> 
     for encoder_name in experiment.encoder:
         yield from evidence.points_nowhere((*path, "encoder"), encoder_name, "encoders")
     yield from evidence.points_nowhere((*path, "split"), experiment.split, "splits")
+    yield from check_refine(evidence, name, experiment)
     if experiment.labels is not None:
         yield from check_external(evidence, name, experiment)
         return
@@ -202,11 +205,11 @@ def _experiment(evidence: Evidence, name: str, experiment: ExperimentConfig) -> 
         hint = "Add the head, or set 'method: auto' under 'instances'"
         what = f"instances.method {method} needs the head {' or '.join(map(repr, needed))}"
         yield evidence.at(*path, "heads", what=what, hint=hint)
-    if experiment.pretrained is None:
+    if experiment.published is None:
         yield from check_training(evidence, name, experiment)
         yield from _training_slides(evidence, name, experiment)
     else:
-        yield from _pretrained(evidence, name, experiment)
+        yield from check_published(evidence, name, experiment)
 
 
 def _training_slides(evidence: Evidence, name: str, experiment: ExperimentConfig) -> Iterator[Problem]:
@@ -241,30 +244,10 @@ def _training_slides(evidence: Evidence, name: str, experiment: ExperimentConfig
             yield evidence.at(
                 *path, "heads", what=what, hint="Fill the sheet's column 'classes', or leave the head out"
             )
-
-
-def _pretrained(evidence: Evidence, name: str, experiment: ExperimentConfig) -> Iterator[Problem]:
-    path, file = ("experiments", name, "pretrained"), experiment.pretrained
-    assert file is not None
-    encoder = evidence.draft.encoders.get(experiment.first_encoder)
-    if why := absence(evidence.base / file) or ("" if (evidence.base / file).is_file() else "is no file"):
-        hint = "Nothing is ever fetched: put the published checkpoint there"
-        yield evidence.at(*path, what=f"{str(evidence.base / file)!r} {why}", hint=hint)
-    elif len(experiment.encoder) > 1:
-        hint = "Name the one encoder that the checkpoint holds"
-        yield evidence.at(*path, what="a published model reads the tokens of its own encoder only", hint=hint)
-    elif encoder is not None and encoder.checkpoint != file:
-        hint = f"Set 'encoders.{experiment.first_encoder}.checkpoint: {file}'"
-        yield evidence.at(*path, what="its encoder does not come from the same file", hint=hint)
-    if "boundary" in experiment.heads:
-        what = "a published CellViT has no head 'boundary'"
-        yield evidence.at("experiments", name, "heads", what=what, hint="Leave it out")
-    for key in ("decoder", "loss", "sampling", "augmentation", "training"):
-        if key in experiment.model_fields_set:
-            what = "plays no part: a published model is used as it is"
-            yield evidence.at(
-                "experiments", name, key, what=what, hint="Remove the key, or remove 'pretrained' to train"
-            )
+        if able and experiment.learns_cells and not any(row.cells for row in able):
+            what = f"the head 'instanseg_cells' has nothing to learn: no {where} has 'cells'"
+            hint = "Fill the sheet's column 'cells' with label images of whole cells, or leave the head out"
+            yield evidence.at(*path, "heads", what=what, hint=hint)
 
 
 # ---- inference -------------------------------------------------------------------------------------------------------
@@ -317,4 +300,5 @@ def _poses(evidence: Evidence, inference: InferenceConfig) -> Iterator[Problem]:
 
 def _tuned(experiment: ExperimentConfig) -> bool:
     """Whether tiles are encoded as they are predicted in any case."""
-    return experiment.training.unfreeze_epoch is not None
+    whole = experiment.published is not None and experiment.decoder.whole
+    return whole or experiment.training.unfreeze_epoch is not None

@@ -80,7 +80,7 @@ def _encoder_of_entry(evidence: Evidence, name: str, encoder: EncoderConfig, ent
 
 def _behind_adapters(evidence: Evidence, name: str) -> bool:
     """Whether an encoder is used, and always behind an adapter, which reads any channels."""
-    uses = [one.adapter is not None for one in evidence.draft.experiments.values() if name in one.encoder]
+    uses = [one.adapted for one in evidence.draft.experiments.values() if name in one.encoder]
     return bool(uses) and all(uses)
 
 

@@ -20,7 +20,7 @@ __all__ = ["check_places", "shorten_list"]
 #: Mistakes of one kind that are told one by one before the rest is counted.
 _SHOWN = 5
 _PATHS = ("slides", "data_root", "markers", "classes")
-_FILES = ("he", "sp", "instances", "classes")
+_FILES = ("he", "sp", "instances", "classes", "cells")
 _URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 #: Names of a folder that are compared with one that is not there.
 _LOOKED_AT = 5000
@@ -65,6 +65,7 @@ def _config_files(evidence: Evidence) -> Iterator[Problem]:
         named["encoders", name, "marker_embeddings"] = encoder.marker_embeddings
     for name, experiment in draft.experiments.items():
         named["experiments", name, "pretrained"] = experiment.pretrained
+        named["experiments", name, "torchscript"] = experiment.torchscript
     for key, path in named.items():
         if path is not None and (wrong := _unplain(path)):
             yield evidence.at(*key, what=f"{_shown(path)} {wrong[0]}", hint=wrong[1])

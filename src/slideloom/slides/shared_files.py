@@ -13,6 +13,8 @@ __all__ = ["shared_file_warnings"]
 
 #: Files that are told of, and slides of one that are named, before the rest is counted.
 _SHOWN, _NAMED = 5, 3
+#: Columns of annotations, and what these show.
+_ANNOTATIONS = {"instances": "nuclei", "cells": "cells"}
 
 
 def shared_file_warnings(rows: Iterable[SlideRow]) -> list[str]:
@@ -27,10 +29,11 @@ def shared_file_warnings(rows: Iterable[SlideRow]) -> list[str]:
     -------
     list of str
         Of images that are slides of different patients: those of one patient never stand on both sides of a split. Of
-        annotations (``instances``) of different images: slides that share an image may share its annotation. Tables of
-        classes may serve as many slides as they like.
+        annotations (``instances``, ``cells``) of different images: slides that share an image may share its annotation.
+        Tables of classes may serve as many slides as they like.
     """
-    found: dict[str, dict[str, list[SlideRow]]] = {name: defaultdict(list) for name in ("he", "sp", "instances")}
+    columns = ("he", "sp", *_ANNOTATIONS)
+    found: dict[str, dict[str, list[SlideRow]]] = {name: defaultdict(list) for name in columns}
     for row in rows:
         for column, files in found.items():
             if text := getattr(row, column):
@@ -43,12 +46,13 @@ def shared_file_warnings(rows: Iterable[SlideRow]) -> list[str]:
             for file, sharing in found[column].items()
             if len({row.patient_id for row in sharing}) > 1
         ]
-    told["instances"] = [
-        f"{_slides(sharing)} have one annotation, {quoted(file)}: that is right only where their images show the same "
-        "nuclei in the same places"
-        for file, sharing in found["instances"].items()
-        if len(sharing) > 1 and not _share_image(sharing)
-    ]
+    for column, things in _ANNOTATIONS.items():
+        told[column] = [
+            f"{_slides(sharing)} have one annotation, {quoted(file)}: that is right only where their images show the "
+            f"same {things} in the same places"
+            for file, sharing in found[column].items()
+            if len(sharing) > 1 and not _share_image(sharing)
+        ]
     warnings = []
     for column, remarks in told.items():
         warnings += remarks[:_SHOWN]

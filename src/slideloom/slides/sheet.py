@@ -31,6 +31,7 @@ COLUMNS: Mapping[str, str] = MappingProxyType(
         "sp": "Multiplexed (spatial proteomics) image.",
         "instances": "Label image of annotated nuclei: 0 background, one whole number a nucleus.",
         "classes": "Classes of the annotated nuclei: a label image, or a table with a row a nucleus.",
+        "cells": "Label image of annotated whole cells, for the head `instanseg_cells`; in the forms of `instances`.",
         "mpp_um": "Pixel size of both images, µm per pixel. Needed where the file does not record it.",
         "he_mpp_um": "Pixel size of the H&E image, when the two differ.",
         "sp_mpp_um": "Pixel size of the multiplexed image, when the two differ.",
@@ -57,7 +58,7 @@ _MISTAKEN = {
 }
 _LONGEST_ID = 128
 #: Columns that name files: a name of a file may hold what it likes.
-_FILES = frozenset({"he", "sp", "instances", "classes"})
+_FILES = frozenset({"he", "sp", "instances", "classes", "cells"})
 #: Breaks of lines, and what is not seen: marks of direction, blanks of no width. Joiners are part of some scripts.
 _UNSEEN = re.compile("[\\t\\n\\r\x85\xad\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff]")
 
@@ -70,7 +71,7 @@ class SlideRow:
     ----------
     slide_id, patient_id, platform : str
         Who it is.
-    he, sp, instances, classes : str or None
+    he, sp, instances, classes, cells : str or None
         Images and annotations, for :func:`~slideloom.slides.source.parse_source`.
     he_mpp_um, sp_mpp_um : float or None
         Pixel size that the sheet gives, µm per pixel.
@@ -91,6 +92,7 @@ class SlideRow:
     sp: str | None = None
     instances: str | None = None
     classes: str | None = None
+    cells: str | None = None
     he_mpp_um: float | None = None
     sp_mpp_um: float | None = None
     sp_channels: tuple[str, ...] | None = None
@@ -193,13 +195,17 @@ def _slide(table: Table, row: TableRow, problems: list[Problem]) -> SlideRow | N
     if not he and not sp:
         what = f"slide {slide_id!r} names neither an H&E ('he') nor a multiplexed ('sp') image"
         hint = "Fill one of these cells, or remove the row"
-        if any(cells.get(name) for name in ("instances", "classes")):
+        if any(cells.get(name) for name in ("instances", "classes", "cells")):
             hint = "An annotation needs the image it is of: fill 'he' or 'sp'"
         problems.append(Problem(table.place(row), what, hint))
     instances, classes = cells.get("instances") or None, cells.get("classes") or None
     if classes and not instances:
         hint = "Classes belong to annotated nuclei; name their label image in the column 'instances'"
         problems.append(Problem(table.place(row, "classes"), f"slide {slide_id!r} has classes but no instances", hint))
+    if cells.get("cells") and not instances:
+        what = f"slide {slide_id!r} has whole cells but no instances: it is no training slide"
+        hint = "Name the label image of its nuclei in the column 'instances', or leave this cell empty"
+        problems.append(Problem(table.place(row, "cells"), what, hint))
     mpp = {name: _mpp(table, row, name, problems) for name in ("mpp_um", "he_mpp_um", "sp_mpp_um")}
     channels = tuple(part.strip() for part in cells.get("sp_channels", "").strip(";").split(";"))
     if cells.get("sp_channels") and (not all(channels) or len(set(channels)) != len(channels)):
@@ -216,6 +222,7 @@ def _slide(table: Table, row: TableRow, problems: list[Problem]) -> SlideRow | N
         sp=sp,
         instances=instances,
         classes=classes,
+        cells=cells.get("cells") or None,
         he_mpp_um=(mpp["he_mpp_um"] or mpp["mpp_um"]) if he else None,
         sp_mpp_um=(mpp["sp_mpp_um"] or mpp["mpp_um"]) if sp else None,
         sp_channels=None if channels == ("",) else channels,

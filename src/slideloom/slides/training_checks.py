@@ -37,9 +37,6 @@ def check_training(evidence: Evidence, name: str, experiment: ExperimentConfig) 
 
 def _decoder(evidence: Evidence, name: str, experiment: ExperimentConfig) -> Iterator[Problem]:
     path, decoder = ("experiments", name, "decoder"), experiment.decoder
-    if "instanseg_cells" in experiment.heads:
-        what = "the head 'instanseg_cells' is of published models: there is no annotation of whole cells to train it on"
-        yield evidence.at("experiments", name, "heads", what=what, hint="Leave it out")
     if decoder.whole and experiment.training.unfreeze_epoch is not None:
         what = f"a decoder of kind {decoder.kind!r} reads no tokens: training the encoder would change nothing"
         yield evidence.at(*path, "kind", what=what, hint="Remove training.unfreeze_epoch")
@@ -89,7 +86,7 @@ def _weighs(loss: LossConfig, head: str) -> bool:
     if head == "hv":
         return loss.hv_mse > 0 or loss.hv_msge > 0
     own: LossConfig | HeadLossConfig | None = next((terms for key, terms in loss.heads.items() if key == head), None)
-    if head == "instanseg":
+    if head in ("instanseg", "instanseg_cells"):
         return loss.instanseg_instance > 0 or loss.instanseg_seed > 0
     if head in ("distance", "three_class") or (own is None and head == "boundary"):
         return bool(getattr(loss, head) > 0)

@@ -15,11 +15,14 @@ from slideloom.artefacts.broken import BrokenArtefactError
 from slideloom.config.model import Head
 from slideloom.errors import SlideloomError
 from slideloom.patches.store import PatchStore
-from slideloom.patches.target_store import TargetStore
+from slideloom.patches.target_store import CellTargetStore, TargetStore
 from slideloom.training.distance_targets import instance_distance
 from slideloom.training.terms import UNKNOWN_CLASS
 
 __all__ = ["AnnotatedSlide", "Arrays", "Geometry", "Needs", "SlideData"]
+
+#: Of a pixel of a slide whose whole cells nobody annotated, in the place of a cell's id.
+_UNANNOTATED = -1
 
 _READ_PATCHES = 32
 #: What a head's loss looks at, besides the nuclei; and the bytes a pixel that each takes when held.
@@ -31,9 +34,9 @@ _TARGETS: dict[Head, tuple[str, ...]] = {
     "three_class": ("boundary",),
     "distance": ("instances",),
     "instanseg": ("instances",),
-    "instanseg_cells": ("instances",),
+    "instanseg_cells": ("cells",),
 }
-_TARGET_BYTES = {"nucleus": 1, "classes": 1, "hv": 2, "boundary": 1, "instances": 4}
+_TARGET_BYTES = {"nucleus": 1, "classes": 1, "hv": 2, "boundary": 1, "instances": 4, "cells": 4}
 Arrays = dict[str, NDArray[Any]]
 
 
@@ -51,6 +54,8 @@ class SlideData:
         The store of its tokens; None: patches are encoded as they are needed.
     fused : tuple of (Path, Path)
         Patches and embeddings of every further encoder, whose tokens of the same place are joined to the first one's.
+    cells : Path, optional
+        The store of its annotated whole cells, for the head that learns them; None: nobody annotated them.
     """
 
     slide_id: str
@@ -58,12 +63,15 @@ class SlideData:
     targets: Path
     embeddings: Path | None = None
     fused: tuple[tuple[Path, Path], ...] = ()
+    cells: Path | None = None
 
     def missing(self) -> list[str]:
         """Kinds of stores that are not there."""
         places = {"patches": [self.patches], "targets": [self.targets]}
         if self.embeddings is not None:
             places["embeddings"] = [self.embeddings]
+        if self.cells is not None:
+            places["targets of cells"] = [self.cells]
         if self.fused:
             places["patches of a further encoder"] = [patches for patches, _ in self.fused]
             places["embeddings of a further encoder"] = [embeddings for _, embeddings in self.fused]
@@ -145,6 +153,7 @@ class AnnotatedSlide(ABC):
         self._data = data
         self.patches = PatchStore(data.patches)
         self._targets = TargetStore(data.targets)
+        self._cells = CellTargetStore(data.cells) if data.cells is not None and "cells" in self._wanted else None
         self.n = int(self.patches.n)
         self.tile_px = int(self.patches.tile_px)
         self.channels: list[int] = list(range(len(self.patches.channels)))
@@ -152,11 +161,14 @@ class AnnotatedSlide(ABC):
 
     def _check_sizes(self, **sizes: int) -> None:
         sizes = {"patches": self.n, "targets": int(self._targets.n)} | sizes
+        if self._cells is not None:
+            sizes["cells"] = int(self._cells.n)
         if len(set(sizes.values())) > 1:
             odd = next(name for name, size in sizes.items() if size != self.n)
+            places = {"targets": self._data.targets, "cells": self._data.cells}
             raise BrokenArtefactError(
                 f"its stores hold {sizes} patches",
-                place=self._targets.path if odd == "targets" else self._data.embeddings or self.patches.path,
+                place=places.get(odd) or self._data.embeddings or self.patches.path,
                 where=self.slide_id,
                 expected="the same number in each",
                 code="store_mismatch",
@@ -171,6 +183,11 @@ class AnnotatedSlide(ABC):
     def has_symmetries(self) -> bool:
         """Whether tokens of flipped and turned patches are stored."""
         return False
+
+    @property
+    def has_cells(self) -> bool:
+        """Whether its whole cells are annotated and wanted."""
+        return self._cells is not None
 
     @abstractmethod
     def bytes_each(self, symmetries: bool = False) -> int:
@@ -236,11 +253,14 @@ class AnnotatedSlide(ABC):
         dict of str to array
             ``nucleus`` (k, p, p) uint8, 1 inside nuclei; for the heads there are, ``classes`` (k, p, p) uint8, ``hv``
             (k, 2, p, p) int8, ``boundary`` (k, p, p) uint8, ``instances`` (k, p, p) int32, ``distance`` (k, p, p)
+            float32; ``cells`` (k, p, p) int32, -1 where nobody annotated whole cells, ``cell_distance`` (k, p, p)
             float32; and ``valid`` (k, p, p) bool.
         """
         parts = self._pick(indices, self._wanted) if self._held else self._read_targets(indices)
         if "instances" in parts:
             parts["distance"] = instance_distance(parts["instances"])
+        if "cells" in parts:
+            parts["cell_distance"] = instance_distance(parts["cells"])
         return parts | {"valid": self.patches.valid(indices)}
 
     def class_pixels(self) -> NDArray[np.int64]:
@@ -291,8 +311,14 @@ class AnnotatedSlide(ABC):
         return pixels if every else pixels[:, self.channels]
 
     def _read_targets(self, indices: NDArray[np.intp]) -> Arrays:
-        names = tuple(dict.fromkeys("instances" if name == "nucleus" else name for name in self._wanted))
+        names = tuple(
+            dict.fromkeys("instances" if name == "nucleus" else name for name in self._wanted if name != "cells")
+        )
         stored = self._targets.read(indices, names)
+        if self._cells is not None:
+            stored["cells"] = self._cells.read(indices, ("instances",))["instances"]
+        elif "cells" in self._wanted:
+            stored["cells"] = np.full((len(indices), self.tile_px, self.tile_px), _UNANNOTATED, np.int32)
         stored["nucleus"] = (stored["instances"] > 0).astype(np.uint8)
         if "classes" in self._wanted:
             classes = stored["classes"]

@@ -2,7 +2,7 @@
 
 The file is a safetensors file, so reading it runs no code, and equal decoders give equal bytes. Where the encoder was
 trained with the decoder, its weights lie in the same file under ``encoder.``: one is nothing without the other. So
-does an adapter, under ``adapter.``.
+does an adapter, under ``adapter.``. A published program lies beside the file, whose header holds its sha256.
 """
 
 from __future__ import annotations
@@ -26,11 +26,13 @@ from slideloom.config.model import Head
 from slideloom.decoders.base import Decoder
 from slideloom.decoders.build import decoder_from_recipe
 from slideloom.encoders.base import Encoder
+from slideloom.encoders.checkpoints.files import file_sha256
 from slideloom.errors import SlideloomError
 from slideloom.slides.tables import ClassTable
 
 __all__ = [
     "ADAPTER",
+    "PROGRAM",
     "SCHEMA_VERSION",
     "DecoderMeta",
     "load_adapter",
@@ -45,6 +47,8 @@ _KEY = "slideloom"
 _ENCODER = "encoder."
 #: Before the names of an adapter's weights.
 ADAPTER = "adapter."
+#: A published program that stands as the decoder, beside the decoder's file.
+PROGRAM = "instanseg.pt"
 _TUNED = " tuned:"
 
 
@@ -72,8 +76,8 @@ class DecoderMeta:
     training : dict
         Study, experiment, fold, seed, epochs, best epoch, numbers of slides and patches, Slideloom version;
         ``encoder_trained`` (true) where the file holds the encoder's weights, too. Of a published model instead: no
-        epoch and no slide, ``pretrained`` (``file``, ``sha256``, ``arch``), ``class_order`` (the file's class by the
-        study's), ``notes``.
+        epoch and no slide, ``pretrained`` (``file``, ``sha256``, ``arch``; of a program ``published``, its
+        thresholds), ``class_order`` (the file's class by the study's), ``notes``.
     adapter : dict or None
         Of :meth:`slideloom.adapters.base.Adapter.recipe`, where one stands before the encoder.
     """
@@ -215,14 +219,36 @@ def load_decoder(path: Path, device: str | torch.device = "cpu") -> tuple[Decode
     Raises
     ------
     SlideloomError
-        Code ``decoder_file``: as in :func:`read_meta`, or keys or shapes are not those of the decoder described.
+        Code ``decoder_file``: as in :func:`read_meta`, keys or shapes are not those of the decoder described, or the
+        program beside the file is not the one that it was made for.
     """
     meta = read_meta(path)
+    if "torchscript" in meta.recipe:
+        return _program(path, meta).to(device).eval(), meta
     decoder = decoder_from_recipe(meta.recipe)
     weights = _part(path, meta, "")
     _check_weights(weights, decoder.state_dict(), path, "the weights of the decoder that its header describes")
     decoder.load_state_dict(weights)
     return decoder.to(device).eval(), meta
+
+
+def _program(path: Path, meta: DecoderMeta) -> Decoder:
+    """The published program beside a decoder's file: the very bytes that were taken over, or nothing is loaded."""
+    from slideloom.decoders.instanseg_torchscript import load_torchscript  # for those who run one
+
+    place = path.with_name(PROGRAM)
+    found = file_sha256(place) if place.is_file() else "no file"
+    if found != meta.recipe["sha256"]:
+        raise SlideloomError(
+            f"{place} is not the program that was taken over: {found}",
+            where=str(path),
+            expected=f"sha256 {meta.recipe['sha256']}",
+            hint="Delete both files and run the workflow again",
+            code="decoder_file",
+        )
+    network = load_torchscript(place)
+    network.defaults = dict(meta.training["pretrained"]["published"])
+    return network
 
 
 def load_adapter(path: Path, device: str | torch.device = "cpu") -> Adapter | None:

@@ -14,6 +14,7 @@ from slideloom.config.model import (
     GridConfig,
     Head,
     LossConfig,
+    RefineNetworkConfig,
     SamplingConfig,
     TrainingConfig,
 )
@@ -97,6 +98,8 @@ class TrainJob:
         By slide, the value of ``sampling.column``.
     augmentation : AugmentationConfig
         Random changes of the training patches.
+    network : RefineNetworkConfig, optional
+        What mends the decoder's maps, trained along with it; nothing when left out.
     live : LiveEncoder, optional
         The encoder, where patches are encoded in every step; stored tokens are read when left out.
     processes : int
@@ -124,6 +127,7 @@ class TrainJob:
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     groups: Mapping[str, str] = field(default_factory=dict)
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
+    network: RefineNetworkConfig | None = None
     live: LiveEncoder | None = None
     processes: int = 1
 
@@ -131,6 +135,11 @@ class TrainJob:
     def name(self) -> str:
         """Experiment and fold."""
         return f"{self.experiment}/{self.fold}"
+
+    @property
+    def reads_image(self) -> bool:
+        """Whether the decoder, or what mends its maps, reads the image."""
+        return self.decoder.reads_image or (self.network is not None and self.network.image)
 
     @property
     def n_classes(self) -> int:

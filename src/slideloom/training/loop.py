@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from slideloom.artefacts.tables import write_table
 from slideloom.decoders.base import Decoder
 from slideloom.decoders.build import build_decoder
+from slideloom.decoders.refinement import Refinement, refine_decoder
 from slideloom.errors import SlideloomError
 from slideloom.training.annotated import AnnotatedSlide, Needs
 from slideloom.training.batch import layout_on
@@ -103,7 +104,7 @@ class _Training:
         self.job, self.world, self.device = job, world, torch.device(job.device)
         training = job.training
         terms_of(job.heads, job.loss)
-        needs = Needs(job.heads, job.decoder.skips, job.decoder.reads_image, job.n_classes)
+        needs = Needs(job.heads, job.decoder.skips, job.reads_image, job.n_classes)
         asked = {"training": job.train, "validation": job.val}
         parts = {role: open_slides(slides, needs, role) for role, slides in asked.items()}
         _require(parts["training"], job)
@@ -248,6 +249,9 @@ class _Training:
             seed=job.training.seed,
             n_blocks=len(geometry.blocks),
         )
+        if job.network is not None:
+            settings = Refinement(**job.network.model_dump(), frozen=False)
+            model = refine_decoder(model, settings, seed=job.training.seed)
         model.to(self.device)
         model.to(memory_format=layout_on(self.device))  # type: ignore[call-overload]
         return model
@@ -297,6 +301,14 @@ def _require(slides: Sequence[AnnotatedSlide], job: TrainJob) -> None:
             where=job.name,
             expected="at least one slide with annotation, patches and embeddings",
             hint="The log says what each slide lacks",
+            code="no_training_slides",
+        )
+    if "instanseg_cells" in job.heads and not any(slide.has_cells for slide in slides):
+        raise SlideloomError(
+            f"none of {len(slides)} training slides has whole cells to learn the head 'instanseg_cells' from",
+            where=job.name,
+            expected="at least one slide whose annotation of cells could be read",
+            hint="Mend what the sheet's column 'cells' names, or leave the head out",
             code="no_training_slides",
         )
 

@@ -7,7 +7,6 @@ therefore no scores on unseen images. The decoder's file says so under ``trainin
 from __future__ import annotations
 
 import colorsys
-import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from slideloom._version import __version__
-from slideloom.artefacts.tables import write_table
 from slideloom.config.model import Head
 from slideloom.decoders.base import Decoder
 from slideloom.decoders.build import build_decoder
@@ -25,17 +22,13 @@ from slideloom.encoders.cellvit.file import CellViTFile
 from slideloom.encoders.checkpoints.weights import Weights, read_weights
 from slideloom.errors import SlideloomError
 from slideloom.slides.tables import ClassTable
-from slideloom.training.checkpoint import DecoderMeta, save_decoder
-from slideloom.training.history import HISTORY
+from slideloom.training.published import PANNUKE, Asked, Taken, write_published
 
 __all__ = ["match_classes", "use_pretrained"]
 
-_LOG = logging.getLogger(__name__)
 #: Colours of the published models' own pictures, by class id.
 _COLOURS = {1: "#ff0000", 2: "#22dd4d", 3: "#235cec", 4: "#feff00", 5: "#ff9f44"}
 _GOLDEN = 0.618033988749895
-#: Classes of the set that every published model was trained on.
-_PANNUKE = ("Background", "Neoplastic", "Inflammatory", "Connective", "Dead", "Epithelial")
 
 
 def use_pretrained(
@@ -93,36 +86,16 @@ def use_pretrained(
     _check_resolution(grid, encoder, about, where)
     order = match_classes(_class_names(about), classes, where=str(path)) if "classes" in heads else ()
     decoder = _taken(model.decoding, heads, len(classes) + 1)
-    notes = _notes(weights, about, heads)
-    meta = DecoderMeta(
-        recipe=decoder.recipe(),
-        classes=classes,
-        blocks=tuple(blocks),
-        encoder=dict(encoder),
-        statistics=None,
-        grid=dict(grid),
-        training={
-            "experiment": experiment,
-            "fold": fold,
-            "epochs": 0,
-            "pretrained": {"file": path.name, "sha256": weights.sha256, "arch": weights.arch},
-            "class_order": list(order),
-            "notes": notes,
-            "n_train_slides": 0,
-            "n_train_patches": 0,
-            "n_val_slides": 0,
-            "n_val_patches": 0,
-            "slideloom_version": __version__,
-        },
+    taken = Taken(
+        _tensors(model.decoding, decoder, order),
+        decoder.recipe(),
+        path,
+        weights.sha256,
+        weights.arch,
+        _notes(weights, about, heads),
+        order,
     )
-    written = place / "decoder.safetensors"
-    save_decoder(_tensors(model.decoding, decoder, order), meta, written)
-    made_from = {"experiment": experiment, "fold": fold, "pretrained": f"sha256:{weights.sha256}"}
-    write_table(HISTORY, [], place / "history.parquet", made_from=made_from)
-    _LOG.info("%s: takes %s over from %s, untrained", where, ", ".join(decoder.heads), path.name)
-    for note in notes:
-        _LOG.warning("%s: %s", where, note)
-    return written
+    return write_published(Asked(experiment, fold, classes, heads, encoder, grid, blocks, place), taken)
 
 
 def match_classes(names: Sequence[str], classes: ClassTable, where: str) -> tuple[int, ...]:
@@ -203,7 +176,7 @@ def _colour(number: int) -> str:
 
 def _class_names(about: CellViTFile) -> tuple[str, ...]:
     """The file's own, or PanNuke's where it names none but has as many."""
-    return about.class_names or (_PANNUKE if about.num_nuclei_classes == len(_PANNUKE) else ())
+    return about.class_names or (PANNUKE if about.num_nuclei_classes == len(PANNUKE) else ())
 
 
 def _check_heads(heads: Sequence[Head], where: str) -> None:
@@ -298,7 +271,7 @@ def _notes(weights: Weights, about: CellViTFile, heads: Sequence[Head]) -> list[
     else:
         notes = [f"{name} was trained on {set_name}; scores on its images are not scores on unseen images"]
     if not about.class_names and "classes" in heads:
-        notes.append(f"{name} does not name its classes; taken for PanNuke's: {', '.join(_PANNUKE[1:])}")
+        notes.append(f"{name} does not name its classes; taken for PanNuke's: {', '.join(PANNUKE[1:])}")
     if about.regression and "nucleus" in heads:
         notes.append(f"{name}: the regression map of its nucleus branch is left aside")
     return notes

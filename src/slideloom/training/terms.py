@@ -33,6 +33,11 @@ _HEAD_TERMS: dict[Head, tuple[str, ...]] = {
     "instanseg": ("instance", "seed"),
     "instanseg_cells": ("instance", "seed"),
 }
+#: Targets of InstanSeg's heads: the ids, and the distance that is worked out from them.
+_INSTANSEG: dict[Head, tuple[str, str]] = {
+    "instanseg": ("instances", "distance"),
+    "instanseg_cells": ("cells", "cell_distance"),
+}
 #: Every term that any head can have, in the order of the history's columns.
 TERMS = tuple(f"{head}_{name}" for head, names in _HEAD_TERMS.items() for name in names)
 
@@ -66,7 +71,7 @@ def terms_of(heads: Sequence[Head], config: LossConfig) -> dict[str, float]:
     config : LossConfig
         Weights. A head that ``heads`` names has those and no others. Else ``boundary`` is the weight of the boundary
         head's cross-entropy and Dice, and the nucleus and class heads have the common weights (Lovász-hinge: the
-        nucleus head alone).
+        nucleus head alone). Of InstanSeg's heads for nuclei and cells together the mean counts: half of each weight.
 
     Returns
     -------
@@ -81,8 +86,10 @@ def terms_of(heads: Sequence[Head], config: LossConfig) -> dict[str, float]:
     """
     _check_terms(config)
     weights: dict[str, float] = {}
+    several = sum(head in _INSTANSEG for head in heads)
     for head in heads:
-        every = {f"{head}_{name}": _weight(head, name, config) for name in _HEAD_TERMS[head]}
+        share = 1 / several if head in _INSTANSEG else 1.0
+        every = {f"{head}_{name}": share * _weight(head, name, config) for name in _HEAD_TERMS[head]}
         own = {term: weight for term, weight in every.items() if weight > 0}
         if not own:
             raise SlideloomError(
@@ -114,7 +121,7 @@ def _weight(head: Head, name: str, config: LossConfig) -> float:
         return float(getattr(config, f"hv_{name}"))
     if head in ("distance", "three_class"):
         return float(getattr(config, head))
-    if head in ("instanseg", "instanseg_cells"):
+    if head in _INSTANSEG:
         return float(getattr(config, f"instanseg_{name}"))
     if head in config.heads:
         return float(getattr(config.heads[head], name))
@@ -140,7 +147,9 @@ def total_loss(
     targets : mapping of str to Tensor
         ``valid`` (n, h, w) bool; ``nucleus`` (n, h, w) 0 or 1; and for the heads there are ``classes`` (n, h, w) below
         k or 255 for unknown, ``hv`` (n, 2, h, w) in -1 to 1, or int8 scaled by 127, ``boundary`` (n, h, w) 0 or 1 (of
-        ``three_class``, too), ``distance`` (n, h, w) float, ``instances`` (n, h, w) int32 (instanseg).
+        ``three_class``, too), ``distance`` (n, h, w) float, ``instances`` (n, h, w) int32 (instanseg), ``cells`` (n, h,
+        w) int32 and ``cell_distance`` (n, h, w) float (instanseg_cells); where ``cells`` is below 0 nobody annotated
+        any, and the head learns nothing.
     config : LossConfig
         Weights and exponents of the terms. ``original`` changes cross-entropy, Dice and focal Tversky of the nucleus
         and class heads and the HV gradients; CellViT has no other terms, and they stay as they are.
@@ -168,8 +177,8 @@ def total_loss(
         elif head == "three_class":
             three = losses.pixel_map(output, _three_classes(targets), valid)
             own = {"cross_entropy": losses.cross_entropy(three.sums), "dice": losses.dice(three.sums)}
-        elif head in ("instanseg", "instanseg_cells"):
-            own = _instanseg_terms(names, output, targets, valid, config, drawn)
+        elif head in _INSTANSEG:
+            own = _instanseg_terms(names, output, targets, _INSTANSEG[head], valid, config, drawn)
         else:
             target = targets[head]
             usable = valid & (target != UNKNOWN_CLASS) if head == "classes" else valid
@@ -195,21 +204,23 @@ def _instanseg_terms(
     names: Sequence[str],
     output: Tensor,
     targets: Mapping[str, Tensor],
+    own: tuple[str, str],
     valid: Tensor,
     config: LossConfig,
     drawn: Drawn | None,
 ) -> dict[str, Tensor]:
     if drawn is None:
         raise ValueError("InstanSeg's loss needs the decoder's classifier")
+    instances, distance = targets[own[0]], targets.get(own[1])
     both = instanseg_loss(
         output,
-        targets["instances"],
-        valid,
+        instances,
+        valid & (instances >= 0),
         drawn.classifier,
         config,
         drawn.hot,
         drawn.rng,
-        distance=targets.get("distance"),
+        distance=distance,
         window_px=config.instanseg_window_px,
     )
     return {name: value for name, value in zip(("instance", "seed"), both, strict=True) if name in names}

@@ -98,6 +98,8 @@ def _bins(
         files: list[str] = []
         if rule == "facts":
             files = plan.sources(unit)
+        elif rule == "cell_targets":
+            files = plan.cell_files(context[0], unit)
         elif rule == "embeddings":
             files = plan.slices.weight_files([context[0]])
         elif rule in ("maps", "bands"):
@@ -118,6 +120,8 @@ def _of_slides(plan: Plan) -> Iterator[PlannedJob]:
         yield from _bins(plan, "patches", (grid,), [("facts",), ("tissue",)])
     for grid in plan.target_grids():
         yield from _bins(plan, "targets", (grid,), [("facts",), ("patches", grid)])
+    for grid in plan.cell_grids():
+        yield from _bins(plan, "cell_targets", (grid,), [("facts",), ("patches", grid)])
 
 
 def _of_encoders(plan: Plan) -> Iterator[PlannedJob]:
@@ -147,7 +151,11 @@ def _of_run(plan: Plan, experiment: str, fold: str) -> Iterator[PlannedJob]:
         for band in plan.bands:
             yield from _bins(plan, "bands", (*run, band), [("facts",), *tokens], shared)
         yield from _bins(plan, "maps", run, [("facts",), *tokens, *bands], shared)
-        yield from _bins(plan, "instances", run, [("facts",), ("patches", grid), ("maps", *run)])
+        verifier = plan.verifier_record(experiment, fold)
+        for record in verifier:
+            judged = (one for stage in ("facts", "maps") for one in plan.judged_records(stage, *run))
+            yield PlannedJob("verifier", run, fold, Path(record), (split, *judged))
+        yield from _bins(plan, "instances", run, [("facts",), ("patches", grid), ("maps", *run)], verifier)
         maps = [("maps", *run)]
     else:
         yield from _bins(plan, "imported", run, [("facts",), ("patches", grid)], [split])
@@ -161,13 +169,13 @@ def _of_run(plan: Plan, experiment: str, fold: str) -> Iterator[PlannedJob]:
 def _training(plan: Plan, experiment: str, fold: str) -> PlannedJob:
     config, record = plan.config.experiments[experiment], Path(_record(plan, "train", experiment, unit=fold))
     files = plan.slices.weight_files([config.first_encoder])
-    if config.pretrained is not None:
-        files += plan.slices.pretrained(experiment)
+    if config.published is not None:
+        files += plan.slices.published(experiment)
         return PlannedJob("pretrained", (experiment, fold), fold, record, (), tuple(map(Path, files)))
     reads = [_record(plan, "splits", unit=config.split)]
     for grid in _grids(plan, experiment, "train"):
         reads += plan.records("patches", grid)
-    reads += plan.records("targets", plan.study.grid_of(experiment))
+    reads += [*plan.records("targets", plan.study.grid_of(experiment)), *plan.cell_target_records(experiment)]
     if config.training.input == "live":
         reads += _statistics(plan, config.first_encoder)
         return PlannedJob("train_live", (experiment, fold), fold, record, tuple(reads), tuple(map(Path, files)))

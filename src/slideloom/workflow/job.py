@@ -179,7 +179,7 @@ class Job:
         found: dict[Path, str] = {}
         digests: dict[str, str] = {}
         for slide, row in (self.rows if rows is None else rows).items():
-            texts = sorted({text for text in (row.he, row.sp, row.instances, row.classes) if text})
+            texts = sorted({text for text in (row.he, row.sp, row.instances, row.classes, row.cells) if text})
             paths = [parse_source(text, self.root).path for text in texts]
             for path in paths:
                 if path not in found:

@@ -30,6 +30,7 @@ _COLUMNS: dict[str, tuple[str, ...]] = {
     "tissue": ("he", "sp"),
     "patches": ("he", "sp"),
     "targets": ("he", "sp", "instances", "classes"),
+    "cell_targets": ("cells",),
     "embeddings": (),
     "bands": ("he", "sp"),
     "maps": ("he", "sp"),
@@ -40,6 +41,8 @@ _COLUMNS: dict[str, tuple[str, ...]] = {
     "metrics": ("he", "sp", "instances", "classes"),
 }
 SLIDE_STAGES = tuple(_COLUMNS)
+#: Columns of the slides that a verifier is fitted on.
+_JUDGED_BY = ("patient_id", "he", "sp", "instances", "classes")
 #: Files of the package's reports that a stage reads, though it imports none of them.
 _PACKAGE_DATA = {"reports": "data/*.csv", "report_html": "template/*.j2"}
 #: Stages that work through the slides of an experiment's fold.
@@ -95,7 +98,7 @@ class Plan:
 
     @cache  # noqa: B019
     def slides(self, images: tuple[str, ...] = (), platforms: tuple[str, ...] = ()) -> frozenset[str]:
-        """Slides that have all of the images and are of the platforms (all, when empty)."""
+        """Slides that have all of the images, or files of other columns, and are of the platforms (all, when empty)."""
         return frozenset(
             row.slide_id
             for row in self.study.rows
@@ -106,6 +109,8 @@ class Plan:
     def _population(self, stage: str, context: tuple[str, ...]) -> frozenset[str]:
         if stage in ("patches", "targets"):
             return self.slides((self.config.grids[context[0]].image,))
+        if stage == "cell_targets":
+            return self.slides((self.config.grids[context[0]].image, "cells"))
         if stage == "embeddings":
             return self.slides((self.study.image_of(context[0]),))
         if stage in _OF_RUNS:
@@ -148,7 +153,7 @@ class Plan:
         """
         config = self.config.experiments[experiment]
         if stage == "train":
-            return () if config.pretrained or config.training.input == "live" else config.encoder
+            return () if config.published or config.training.input == "live" else config.encoder
         return config.encoder[1:] if self.slices.predicted_live(experiment) else config.encoder
 
     def embedded_encoders(self) -> list[str]:
@@ -165,6 +170,27 @@ class Plan:
     def target_grids(self) -> list[str]:
         """Grids whose tiles some experiment is trained or scored on."""
         return sorted({self.study.grid_of(name) for name in self.config.experiments})
+
+    def cell_grids(self) -> list[str]:
+        """Grids on whose tiles some experiment learns whole cells."""
+        return sorted({self.study.grid_of(name) for name, one in self.config.experiments.items() if one.learns_cells})
+
+    def cell_target_records(self, experiment: str) -> tuple[str, ...]:
+        """Records of the targets of whole cells that an experiment is trained on; none where it learns no cells."""
+        learns = self.config.experiments[experiment].learns_cells
+        return self.records("cell_targets", self.study.grid_of(experiment)) if learns else ()
+
+    def verifier_record(self, experiment: str, fold: str) -> list[str]:
+        """Record of what verifies an experiment's nuclei; none where nothing does."""
+        verified = self.config.experiments[experiment].verified
+        return [str(self.paths.job_record("verifier", experiment, fold))] if verified else []
+
+    def judged_records(self, stage: str, experiment: str, fold: str) -> tuple[str, ...]:
+        """Records of the jobs of ``facts`` or ``maps`` that hold slides which an experiment's verifier is fitted on."""
+        judging = {row.slide_id for row in self.slices.judging(experiment, fold)}
+        context = "" if stage == "facts" else f"{experiment}/{fold}"
+        jobs = (job for job, slides in self.jobs.items() if judging.intersection(slides))
+        return tuple(str(self.paths.job_record(stage, context, job)) for job in jobs)
 
     def used_splits(self) -> list[str]:
         """Splits that some experiment or the statistics of a used encoder need."""
@@ -183,6 +209,8 @@ class Plan:
             records += self.records("patches", grid)
         for grid in self.target_grids():
             records += self.records("targets", grid)
+        for grid in self.cell_grids():
+            records += self.records("cell_targets", grid)
         records += [str(self.paths.job_record("splits", "", split)) for split in self.used_splits()]
         records += [str(self.paths.job_record("statistics", "", name)) for name in self.pooled_encoders()]
         for name in self.embedded_encoders():
@@ -194,6 +222,7 @@ class Plan:
                 stages.append("maps")
                 for band in self.bands:
                     records += self.records("bands", experiment, fold, band)
+            records += self.verifier_record(experiment, fold)
             for stage in stages:
                 records += self.records(stage, experiment, fold)
         return records
@@ -218,12 +247,14 @@ class Plan:
 
     def sources(self, job: str) -> list[str]:
         """Files that the sheet names for the slides of a job, and that exist."""
-        texts = {
-            text
-            for slide in self.jobs[job]
-            for column in ("he", "sp", "instances", "classes")
-            if (text := getattr(self._rows[slide], column))
-        }
+        return self._files_of(self.jobs[job], ("he", "sp", "instances", "classes"))
+
+    def cell_files(self, grid: str, job: str) -> list[str]:
+        """Annotations of whole cells that the sheet names for the slides of a job, and that exist."""
+        return self._files_of(self.job_slides("cell_targets", (grid,), job), ("cells",))
+
+    def _files_of(self, slides: Sequence[str], columns: Sequence[str]) -> list[str]:
+        texts = {text for slide in slides for column in columns if (text := getattr(self._rows[slide], column))}
         paths = {parse_source(text, self.study.data_root).path for text in texts}
         return sorted(str(path) for path in paths if path.exists())
 
@@ -260,6 +291,9 @@ class Plan:
         if stage in _COLUMNS:
             slides = self.job_slides(stage, context, job)
             body["items"] = {slide: pick(self._rows[slide], _COLUMNS[stage]) for slide in slides}
+        if stage == "verifier":
+            judging = self.slices.judging(*context)
+            body["items"] = {row.slide_id: pick(row, _JUDGED_BY) for row in judging}
         if stage in ("patches", "biology"):
             body["edited"] = {slide: digest for slide in body["items"] if (digest := self._edited_tissue(slide))}
         return canonical(body)

@@ -11,22 +11,25 @@ from slideloom.encoders.registry import build_encoder
 from slideloom.errors import SlideError, SlideloomError
 from slideloom.slides.tables import Channel, ClassTable
 from slideloom.training.pretrained import use_pretrained
+from slideloom.training.pretrained_whole import use_program, use_whole
+from slideloom.training.published import Asked
 from slideloom.workflow.job import Job
 
 __all__ = ["run_pretrained"]
 
 
 def run_pretrained(job: Job) -> None:
-    """Take decoder and heads of the experiment's published checkpoint over."""
+    """Take decoder and heads of the experiment's published checkpoint, or its program, over."""
     experiment, fold = job.wildcards["experiment"], job.wildcards["fold"]
     config = job.encoder_config(job.config["encoders"][0]["name"])
-    published = Path(job.files["pretrained"])
+    published, decoder = Path(job.files["pretrained"]), job.config.get("decoder")
 
     def work(_: str) -> Iterable[Path]:
         try:
-            encoder = build_encoder(config, [Channel(colour, "") for colour in RGB])
-            made = use_pretrained(
-                published,
+            # Markers that are named are those that a whole network's adapter reads.
+            plain = config if decoder is None else config.model_copy(update={"markers": []})
+            encoder = build_encoder(plain, [Channel(colour, "") for colour in RGB])
+            asked = Asked(
                 experiment=experiment,
                 fold=fold,
                 classes=ClassTable.from_dict(job.config["classes"]),
@@ -36,8 +39,12 @@ def run_pretrained(job: Job) -> None:
                 blocks=encoder.blocks,
                 place=job.paths.model(experiment, fold),
             )
+            if job.config.get("program"):
+                return use_program(published, asked)
+            if decoder is not None:
+                return [use_whole(published, decoder, asked)]
+            return [use_pretrained(published, **vars(asked))]
         except SlideloomError as error:  # one experiment fails, the others go on
             raise SlideError.of(error) from error
-        return [made]
 
     job.run(work, items=[fold], shared=file_sha256(published))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -16,6 +16,7 @@ from slideloom.config.model import (
     DecoderConfig,
     GridConfig,
     LossConfig,
+    RefineNetworkConfig,
     SamplingConfig,
     TrainingConfig,
 )
@@ -49,6 +50,9 @@ def run_train(job: Job, build: BuildEncoder | None = None) -> None:
     # By grid or encoder: an experiment on both images of a slide needs the stores of each.
     read = [stage for stage in ("patches", "targets", "embeddings") if job.inputs.get(stage)]
     states = [found for stage in read for found in job.states_by_context(stage).values()]
+    cells: Mapping[str, ItemState] = job.states("cells") if job.inputs.get("cells") else {}
+    if cells:  # whose cells nobody annotated lacks nothing; whose annotation cannot be read is left out
+        states.append({slide: cells.get(slide, ItemState("ok")) for slide in states[0]})
     split = read_split(job.paths.split(job.config["split"]))
     roles: dict[str, list[str]] = {}
     for role in ("train", "val"):
@@ -67,7 +71,9 @@ def run_train(job: Job, build: BuildEncoder | None = None) -> None:
         # A store that lost a chunk would be learned from as if it held zeros there.
         for stage in read:
             job.check(stage, (*roles["train"], *roles["val"]))
-        config = job.config["experiment"]
+        if cells:
+            job.check("cells", [slide for role in roles.values() for slide in role if slide in cells])
+        config, network = job.config["experiment"], job.config.get("network")
         asked = TrainJob(
             study="",  # the study's name is no part of what a decoder is made from
             experiment=experiment,
@@ -78,8 +84,8 @@ def run_train(job: Job, build: BuildEncoder | None = None) -> None:
             heads=tuple(config["heads"]),
             loss=LossConfig(**config["loss"]),
             training=TrainingConfig(**config["training"]),
-            train=_data(job, roles["train"]),
-            val=_data(job, roles["val"]),
+            train=_data(job, roles["train"], cells),
+            val=_data(job, roles["val"], cells),
             place=job.paths.model(experiment, fold),
             device="cuda" if torch.cuda.is_available() else "cpu",
             threads=job.threads,
@@ -87,6 +93,7 @@ def run_train(job: Job, build: BuildEncoder | None = None) -> None:
             sampling=SamplingConfig(**config["sampling"]),
             groups=job.config.get("groups", {}),
             augmentation=AugmentationConfig(**config["augmentation"]),
+            network=RefineNetworkConfig(**network) if network else None,
             live=live,
             # A device each, and enough patches each for batch normalisation.
             processes=max(1, min(torch.cuda.device_count(), config["training"]["batch_size"] // 2)),
@@ -136,7 +143,7 @@ def _digests(states: Iterable[Mapping[str, ItemState]], slide: str) -> list[str]
     return [found[slide].digest for found in states]
 
 
-def _data(job: Job, slides: Iterable[str]) -> tuple[SlideData, ...]:
+def _data(job: Job, slides: Iterable[str], cells: Container[str]) -> tuple[SlideData, ...]:
     paths = job.paths
     encoders = [(one["name"], one["encoder"]["grid"]) for one in job.config["encoders"]]
     (name, grid), others = encoders[0], encoders[1:]
@@ -148,6 +155,7 @@ def _data(job: Job, slides: Iterable[str]) -> tuple[SlideData, ...]:
             paths.targets(grid, slide),
             paths.embeddings(name, slide) if stored else None,
             tuple((paths.patches(other, slide), paths.embeddings(further, slide)) for further, other in others),
+            paths.cell_targets(grid, slide) if slide in cells else None,
         )
         for slide in slides
     )

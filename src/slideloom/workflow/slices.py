@@ -55,7 +55,7 @@ class Slices:
         """
         config = self.config.experiments[experiment]
         trained = config.adapter is not None or config.training.unfreeze_epoch is not None
-        unread = config.decoder.whole and config.training.input == "live"
+        unread = config.decoder.whole and (config.training.input == "live" or config.published is not None)
         return self.config.inference.source == "live" or trained or unread
 
     def labels(self, experiment: str) -> tuple[str, str | None]:
@@ -68,9 +68,9 @@ class Slices:
         files = {path for name in encoders for path in self._files(name).values()}
         return sorted(files)
 
-    def pretrained(self, experiment: str) -> list[str]:
-        """The published checkpoint of an experiment that is not trained."""
-        path = self.config.experiments[experiment].pretrained
+    def published(self, experiment: str) -> list[str]:
+        """The published checkpoint, or program, of an experiment that is not trained."""
+        path = self.config.experiments[experiment].published
         return [str(path)] if path else []
 
     def _files(self, encoder: str) -> dict[str, str]:
@@ -84,6 +84,7 @@ class Slices:
             "tissue": lambda: {"tissue": self.config.tissue},
             "patches": lambda grid: {"grid": self.config.grids[grid]},
             "targets": lambda grid: {"classes": self._classes()},
+            "cell_targets": lambda grid: {},
             "splits": self._split_slice,
             "statistics": self._statistics_slice,
             "embeddings": lambda encoder: self._encoder(encoder),
@@ -95,13 +96,8 @@ class Slices:
                 "bands": self.config.jobs.bands,
             },
             "maps": self._maps_slice,
-            "instances": lambda experiment, fold: {
-                # Windows change memory and speed, no pixel.
-                "instances": self.config.instances_of(experiment).model_dump(mode="json", exclude={"window_px"}),
-                "image": self.study.images_of(experiment)[0],
-                "grid": self.study.grid_of(experiment),
-                "classes": self._classes(),
-            },
+            "verifier": self._verifier_slice,
+            "instances": lambda experiment, fold: self._instances_slice(experiment),
             "imported": lambda experiment, fold: {
                 "image": self.study.images_of(experiment)[0],
                 "grid": self.study.grid_of(experiment),
@@ -142,7 +138,7 @@ class Slices:
         else:
             return {}
         files: dict[str, Any] = {name: found for name in encoders if (found := self._files(name))}
-        if stage == "pretrained" and (path := self.pretrained(context[0])):
+        if stage == "pretrained" and (path := self.published(context[0])):
             files["pretrained"] = path[0]
         return files
 
@@ -157,7 +153,7 @@ class Slices:
 
     def _encoders(self, experiment: str) -> list[dict[str, Any]]:
         config = self.config.experiments[experiment]
-        return [{"name": name, **self._encoder(name, config.adapter is not None)} for name in config.encoder]
+        return [{"name": name, **self._encoder(name, config.adapted)} for name in config.encoder]
 
     def _split_slice(self, split: str) -> dict[str, Any]:
         columns = ("slide_id", "patient_id", "platform", "split")
@@ -186,8 +182,11 @@ class Slices:
             roles, column = self._sides(config.split).get(fold, {}), config.sampling.column
             training = [row for row in self.study.rows if roles.get(row.slide_id) == "train"]
             body["groups"] = {row.slide_id: row.column(column) or "" for row in training}
+        if config.refine is not None and config.refine.network is not None:
+            body["network"] = config.refine.network
+        elsewhere = {"encoder", "split", "pretrained", "torchscript", "instances", "refine"}
         return body | {
-            "experiment": config.model_dump(mode="json", exclude={"encoder", "split", "pretrained", "instances"}),
+            "experiment": config.model_dump(mode="json", exclude=elsewhere),
             "encoders": self._encoders(experiment),
             "grid": self.config.grids[self.study.grid_of(experiment)],
             "split": config.split,
@@ -196,10 +195,13 @@ class Slices:
 
     def _pretrained_slice(self, experiment: str, fold: str) -> dict[str, Any]:
         """What is not trained has no optimiser, no loss and no split."""
-        slice_ = self._train_slice(experiment, fold)
-        return {name: slice_[name] for name in ("encoders", "grid", "classes")} | {
-            "heads": slice_["experiment"]["heads"]
-        }
+        slice_, config = self._train_slice(experiment, fold), self.config.experiments[experiment]
+        body = {name: slice_[name] for name in ("encoders", "grid", "classes")}
+        if config.decoder.whole:  # what is asked of the file
+            body["decoder"] = config.decoder.model_dump(mode="json", exclude_unset=True)
+        if config.torchscript is not None:
+            body["program"] = True
+        return body | {"heads": slice_["experiment"]["heads"]}
 
     def _maps_slice(self, experiment: str, fold: str) -> dict[str, Any]:
         live = self.predicted_live(experiment)
@@ -207,9 +209,39 @@ class Slices:
         body["split"] = self.config.experiments[experiment].split
         return body | ({"grid": self.config.grids[self.study.grid_of(experiment)]} if live else {})
 
+    def _instances_slice(self, experiment: str) -> dict[str, Any]:
+        """How nuclei are found; what follows them is there where something does."""
+        refine = self.config.experiments[experiment].refine
+        body: dict[str, Any] = {
+            # Windows change memory and speed, no pixel.
+            "instances": self.config.instances_of(experiment).model_dump(mode="json", exclude={"window_px"}),
+            "image": self.study.images_of(experiment)[0],
+            "grid": self.study.grid_of(experiment),
+            "classes": self._classes(),
+        }
+        if refine is not None and refine.after:  # how a verifier is fitted is told by the verifier
+            body["refine"] = {"split": refine.split, "verify": refine.verify is not None}
+        return body
+
+    def _verifier_slice(self, experiment: str, fold: str) -> dict[str, Any]:
+        config = self.config.experiments[experiment]
+        assert config.refine is not None
+        refine = {"split": config.refine.split, "verify": config.refine.verify}
+        return self._instances_slice(experiment) | {"refine": refine, "split": config.split}
+
+    def judging(self, experiment: str, fold: str) -> tuple[SlideRow, ...]:
+        """Annotated slides that an experiment's verifier is fitted on: those of the fold's validation."""
+        roles = self._sides(self.config.experiments[experiment].split).get(fold, {})
+        rows = self.study.experiment_slides(experiment)
+        return tuple(row for row in rows if row.instances and roles.get(row.slide_id) == "val")
+
     def _report_slice(self) -> dict[str, Any]:
         columns = ("slide_id", "patient_id", "platform", "he", "sp", "instances", "classes")
         study = self.config.model_dump(mode="json", exclude={"results", "data_root", "jobs"})
+        for experiment in study["experiments"].values():
+            for key in ("refine", "torchscript"):
+                if experiment[key] is None:  # a report of before there was such a key is no other
+                    del experiment[key]
         for table in ("slides", "markers", "classes"):  # a study that was moved is the same study
             study[table] = Path(study[table]).name if study[table] else None
         return {

@@ -33,8 +33,8 @@ __all__ = [
 ]
 
 SAFETENSORS = ".safetensors"
-#: Suffixes under which PyTorch files are published.
-TORCH = (".pth", ".pt", ".bin", ".ckpt")
+#: Suffixes under which PyTorch files are published; HoVer-Net's are called ``.tar`` and are none.
+TORCH = (".pth", ".pt", ".bin", ".ckpt", ".tar")
 _HEAD_BYTES = 512
 #: Longest header that the safetensors format allows.
 _MOST_HEADER_BYTES = 100_000_000
@@ -149,6 +149,8 @@ def _kind(path: Path, head: bytes) -> str:
         return "safetensors"
     if head.startswith(b"\x80"):
         return "pickle"
+    if head[257:262] == b"ustar":
+        raise unreadable(path, "is an archive of files, not a checkpoint", "Unpack it, and name the checkpoint in it")
     raise unreadable(path, "is neither a safetensors nor a PyTorch file, or its beginning is lost")
 
 

@@ -68,9 +68,9 @@ def read_weights(path: Path, *, digest: bool = True) -> Weights:
     Parameters
     ----------
     path : Path
-        ``.safetensors``, ``.pth``, ``.pt``, ``.bin`` or ``.ckpt``. A PyTorch file may hold the state dict itself or
-        under ``state_dict``, ``model_state_dict``, ``model``, ``teacher`` or ``student``; and ``arch`` and ``config``
-        beside it. In safetensors these two are texts of the metadata, ``config`` as JSON.
+        ``.safetensors``, ``.pth``, ``.pt``, ``.bin``, ``.ckpt`` or ``.tar``. A PyTorch file may hold the state dict
+        itself or under ``state_dict``, ``model_state_dict``, ``model``, ``desc``, ``teacher`` or ``student``; and
+        ``arch`` and ``config`` beside it. In safetensors these two are texts of the metadata, ``config`` as JSON.
     digest : bool
         Also read the file through for its SHA-256; without, ``sha256`` is empty, for a look at a file only.
 
