@@ -1,5 +1,5 @@
-# make demo | study | test | test-slurm | soak | readers | check | bench: each sets up what it needs in .venv,
-# from Python 3.11 and make alone.
+# make demo | study | platforms | nuclei | test | test-slurm | soak | readers | check | bench: each sets up what it needs
+# in .venv, from Python 3.11 and make alone.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
@@ -8,6 +8,8 @@ DEV_STAMP := $(VENV)/.dev-installed
 READERS_VENV := .venv-readers
 READERS_STAMP := $(READERS_VENV)/.installed
 DEMO := demo
+# Folder of the small public sets, for make nuclei.
+PUBLIC ?= ../shared/data
 TEST_JOBS ?= 2
 KILLS ?= 20
 SOAK_SLIDES ?= 200
@@ -15,7 +17,7 @@ FUZZ_S ?= 300
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo study test test-slurm soak readers check bench clean schemas
+.PHONY: demo study platforms nuclei test test-slurm soak readers check bench clean schemas
 
 # Every package by its SHA-256; pip first, as older ones do not take digests from a constraint.
 $(RUN_STAMP): requirements.lock requirements-cuda.lock requirements-pip.lock pyproject.toml
@@ -45,6 +47,18 @@ study: $(RUN_STAMP)
 	$(BIN)/slideloom demo --slides 16 --size 600 $(DEMO)/sp_he_cohort
 	$(BIN)/snakemake --profile profiles/local --configfile config/studies/sp_he_demo.yaml
 	$(BIN)/slideloom show $(DEMO)/sp_he_results
+
+# Panels that no training slide had, on synthetic slides of three platforms; about a quarter of an hour on two cores.
+platforms: $(RUN_STAMP)
+	$(BIN)/slideloom demo --platforms $(DEMO)/platforms
+	$(BIN)/snakemake --profile profiles/local --configfile config/studies/stain_agnostic_demo.yaml
+	$(BIN)/slideloom show $(DEMO)/platforms_results
+
+# Stains that no training slide had, on the small public sets in PUBLIC; within 90 minutes on two cores.
+nuclei: $(RUN_STAMP)
+	$(BIN)/python config/studies/real_nuclei/prepare.py $(PUBLIC) data/real_nuclei
+	$(BIN)/snakemake --profile profiles/local --configfile config/studies/real_nuclei.yaml
+	$(BIN)/slideloom show results/real_nuclei
 
 # anndata, spatialdata, ome-zarr-py and napari's reader, in an environment of their own: they hold pandas below 3.
 # Tests of the exports run programs in it, and skip where it is absent.

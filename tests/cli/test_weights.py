@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from tests.cli.test_main import flat, process
+from tests.published_models import hovernet, instanseg, program
 from typer.testing import CliRunner, Result
 
 from slideloom.cli.main import app
@@ -205,3 +206,31 @@ def test_virtues_is_recognised_at_its_real_size(shared: Path) -> None:
     assert recognise(grouped) == seen
     assert misfits(seen, CATALOGUE["virtues/sp31"]) == ()
     assert misfits(seen, CATALOGUE["virtues/tiny"]) == ("512 wide, not 64", "16 blocks, not 8")
+
+
+# ---- whole networks --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_whole_networks_are_looked_at_as_they_would_be_taken_over(study: Path) -> None:
+    whole = "{encoder: rgb, split: holdout, decoder: {kind: %s}, heads: [%s], %s}"
+    experiments = {
+        "weights": whole % ("instanseg", "instanseg", "pretrained: is.pth"),
+        "hover": whole % ("hovernet", "nucleus, hv", "pretrained: hover.tar"),
+        "other": whole % ("hovernet", "nucleus, hv", "pretrained: is.pth"),
+        "program": whole % ("instanseg", "instanseg", "torchscript: is.pt"),
+        "no_program": whole % ("instanseg", "instanseg", "torchscript: is.pth"),
+    }
+    text = study.read_text().replace("splits:\n", "  rgb: {model: mean_rgb, grid: he64}\nsplits:\n")
+    study.write_text(text + "".join(f"  {name}: {body}\n" for name, body in experiments.items()))
+    instanseg(Path("is.pth"))
+    hovernet(Path("hover.tar"))
+    program(Path("is.pt"))
+    found = reports(study)
+    assert found["experiments.weights.pretrained"].seems == "InstanSeg of 3 channels, widths [4, 6], heads instanseg"
+    assert found["experiments.hover.pretrained"].seems == "HoVer-Net, mode fast, heads nucleus, hv, classes"
+    assert "no conv0./.weight" in found["experiments.other.pretrained"].fault
+    seen = found["experiments.program.torchscript"]
+    assert (seen.sha256, seen.fault) == (hashlib.sha256(Path("is.pt").read_bytes()).hexdigest(), "")
+    assert "which is code" in seen.seems
+    assert found["experiments.no_program.torchscript"].fault == "it is no TorchScript program"

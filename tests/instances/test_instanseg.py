@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from slideloom.config.model import InstancesConfig
 from slideloom.decoders.instanseg_head import UNITS_PER_PX
 from slideloom.errors import SlideloomError
 from slideloom.inference.layout import INSTANSEG_SCALES
-from slideloom.instances.instanseg import OFFSET_CODES, SEED_CODES, SIGMA_CODES, InstanSegParams, reach
+from slideloom.instances.instanseg import OFFSET_CODES, SEED_CODES, SIGMA_CODES, InstanSegParams, as_published, reach
 from slideloom.instances.instanseg_claims import holes
 from slideloom.instances.instanseg_classifier import SeedClassifier, logits_of_row, lowest_logit, probability
 from slideloom.instances.instanseg_stitch import segment_arrays, stitch_instanseg
@@ -270,3 +271,20 @@ def test_codes_and_units_are_those_of_the_maps() -> None:
     codes = (OFFSET_CODES, OFFSET_CODES, SIGMA_CODES, SIGMA_CODES, SEED_CODES)
     assert codes == INSTANSEG_SCALES
     assert InstanSegParams().unit == UNITS_PER_PX
+
+
+def test_thresholds_of_a_published_model_stand_where_the_config_gives_none() -> None:
+    published = {"mask_threshold": 0.4, "seed_threshold": 0.9, "peak_distance_px": 7, "window_px": 32, "cleanup": False}
+
+    def params(**own: Any) -> InstanSegParams:
+        config = InstancesConfig.model_validate({"min_area_um2": 0.0, "instanseg": own})
+        return InstanSegParams.from_config(as_published(config, published), 0.5)
+
+    theirs = InstanSegParams.preset("torchscript", min_area_px=params().min_area_px, **published)
+    assert params() == params(preset="torchscript") == theirs
+    assert params(cleanup=True, window_px=64) == replace(theirs, cleanup=True, window_px=64)
+    assert params(preset="python").seed_threshold == InstanSegParams.preset("python").seed_threshold, (
+        "that is a choice, too"
+    )
+    config = InstancesConfig()
+    assert as_published(config, {}) is config

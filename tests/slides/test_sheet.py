@@ -174,3 +174,20 @@ def test_a_sheet_without_slides(tmp_path: Path) -> None:
 
 def test_every_column_has_a_meaning() -> None:
     assert all(text.endswith(".") for text in COLUMNS.values())
+
+
+@pytest.mark.parametrize("name", ["split_1", "split_3"])
+def test_columns_of_published_folds_are_no_misspelt_split(tmp_path: Path, name: str) -> None:
+    rows, problems = read_sheet(sheet(tmp_path, f"slide_id | he | {name}", "a | a.png | train"))
+    assert problems == []
+    assert (rows[0].column(name), rows[0].split) == ("train", None)
+
+
+def test_a_column_that_the_config_names_is_no_misspelt_one(tmp_path: Path) -> None:
+    path = sheet(tmp_path, "slide_id | he | splits", "a | a.png | train")
+    assert told(path) == [
+        "1: unknown column 'splits'. Did you mean 'split'? A column of your own needs a name less like it"
+    ]
+    rows, problems = read_sheet(path, {"splits"})
+    assert problems == []
+    assert rows[0].column("splits") == "train"

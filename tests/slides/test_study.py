@@ -554,3 +554,17 @@ def test_looks_of_the_other_kind_of_image_are_told() -> None:
 def test_a_live_training_takes_one_encoder() -> None:
     both = {"encoder": ["mm", "vit"], "split": "holdout", "training": {"input": "live"}}
     assert "live input takes one encoder, not 2" in told(put("experiments.both", both))[0]
+
+
+@pytest.mark.parametrize("column", ["split_1", "splits"])
+def test_a_split_by_a_column_like_split_needs_no_column_split(column: str) -> None:
+    write_sheet((SHEET[0].replace("split |", f"{column} |"), *SHEET[1:]))
+    study = load(put("splits.holdout.column", column))
+    assert [row.column(column) for row in study.rows] == ["train", "val", "test", None]
+    assert {row.split for row in study.rows} == {None}
+
+
+def test_a_column_like_split_that_nothing_names_is_told() -> None:
+    write_sheet((SHEET[0].replace("split |", "splits |"), *SHEET[1:]))
+    with pytest.raises(ConfigError, match="Did you mean 'split'"):
+        load()

@@ -211,7 +211,7 @@ def test_a_program_is_kept_beside_the_decoder(tmp_path: Path) -> None:
     assert (meta.recipe["torchscript"], meta.recipe["sha256"]) == ("instanseg.pt", file_sha256(file))
     thresholds = {"mask_threshold": 0.53, "seed_threshold": 0.6, "peak_distance_px": 5, "overlap_threshold": 0.3}
     thresholds |= {"window_px": 64, "cleanup": True}
-    assert decoder.defaults == meta.training["pretrained"]["published"] == thresholds  # type: ignore[comparison-overlap]
+    assert decoder.defaults == meta.training["pretrained"]["published"] == thresholds
     with torch.inference_mode():
         found = decoder([], adapter(image(1, 32)))["instanseg"]
         wanted = network([], image(1, 32).expand(2, 3, 32, 32))["instanseg"]
@@ -238,7 +238,7 @@ def test_a_program_of_any_number_of_channels_gets_them_as_they_are(tmp_path: Pat
             self.model.AdaptorNet = torch.nn.Conv2d(1, 5, 1)
 
         def forward(self, given: torch.Tensor) -> torch.Tensor:
-            return self.model.AdaptorNet(given.amax(1, keepdim=True))  # type: ignore[no-any-return]
+            return self.model.AdaptorNet(given.amax(1, keepdim=True))
 
     traced = torch.jit.trace(Any_().eval(), torch.rand(1, 4, 16, 16))
     file = saved_program(Scripted(traced, PixelClassifier(), cells=False), tmp_path / "any.pt")

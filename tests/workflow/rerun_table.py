@@ -296,7 +296,7 @@ def rerun_study(folder: Path) -> dict[str, Any]:
         (place / f"markers{end}.tsv").write_text(marker)
         (place / f"classes{end}.tsv").write_text(classes)
         (place / f"slides{end}.tsv").write_text(sheet_text())
-        for name in ("he.tif", "sp.tif", "inst.tif", "cls.tif", "vt.pt", "esm.safetensors", "cv.pth"):
+        for name in ("he.tif", "sp.tif", "inst.tif", "cls.tif", "vt.pt", "esm.safetensors", "cv.pth", "is.pt"):
             (place / name).write_bytes(bytes(1200))  # 200 bytes a slide of its two images, which all twelve share
         for k in range(N_SLIDES):
             (place / f"s{k}_other.tif").touch()

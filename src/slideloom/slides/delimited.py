@@ -6,7 +6,7 @@ import csv
 import difflib
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -74,8 +74,16 @@ class Table:
         return f"{self.path}:{row.line}: {column}" if column else f"{self.path}:{row.line}"
 
 
+def _never(name: str) -> bool:
+    return False
+
+
 def read_table(
-    path: Path, known: Sequence[str], required: Sequence[str], mistaken: Mapping[str, str] | None = None
+    path: Path,
+    known: Sequence[str],
+    required: Sequence[str],
+    mistaken: Mapping[str, str] | None = None,
+    own: Callable[[str], bool] = _never,
 ) -> Table:
     """Read a table with a header line.
 
@@ -92,6 +100,8 @@ def read_table(
         Columns that must be there.
     mistaken : mapping of str to str, optional
         Column names that people write, and the known column they mean by it.
+    own : callable, optional
+        Whether a column of that name is meant as it stands, however like a known one.
 
     Returns
     -------
@@ -119,7 +129,7 @@ def read_table(
                 continue
             if not columns:
                 columns = tuple(_without_empty_tail(cells))
-                problems += _header_problems(path, line, columns, known, required, mistaken or {})
+                problems += _header_problems(path, line, columns, known, required, mistaken or {}, own)
                 if len(columns) > _MOST_COLUMNS:
                     break
                 continue
@@ -185,6 +195,7 @@ def _header_problems(
     known: Sequence[str],
     required: Sequence[str],
     mistaken: Mapping[str, str],
+    own: Callable[[str], bool],
 ) -> list[Problem]:
     place = f"{path}:{line}"
     problems: list[Problem] = []
@@ -204,7 +215,7 @@ def _header_problems(
         elif columns.count(name) > 1:
             what = f"the column {quoted(name)} stands in the header {columns.count(name)} times"
             problems.append(Problem(place, what, "Keep one of them, or rename the others"))
-        elif name not in known:
+        elif name not in known and not own(name):
             guess = mistaken.get(name.casefold(), "") or nearest(name, absent, cutoff=_NEAR)
             if guess in absent:
                 meant.add(guess)

@@ -42,7 +42,8 @@ _AGAIN = "Write it again as a label image: TIFF, PNG, .npy, .npz or OME-Zarr"
 _TABLE = "A table of classes belongs into the sheet's column 'classes'; 'instances' is a label image or GeoJSON"
 #: What to do with files that annotations come in elsewhere, by suffix.
 _ELSEWHERE = {
-    ".mat": "Save its instance map as .npy: numpy.save('x.npy', scipy.io.loadmat('x.mat')['inst_map'].astype('int32'))",
+    ".mat": "Bring the whole set in: `slideloom sheet FOLDER --layout consep --out FOLDER/slides.tsv` reads inst_map "
+    "and classes from Labels/*.mat beside Images/*.png, as CoNSeP and HoVer-Net have them; --layout lizard Lizard's",
     ".h5": "Save its label image as .npy, with numpy.save",
     ".hdf5": "Save its label image as .npy, with numpy.save",
     ".xml": "Export the outlines as GeoJSON, as QuPath does",

@@ -126,7 +126,7 @@ def _input(evidence: Evidence, name: str, experiment: ExperimentConfig, encoder:
         if (own.scope, own.clip_quantile, own.log1p) != ("percentiles", 0.999, False):
             what = "a published InstanSeg reads channels between each slide's own quantiles 0.001 and 0.999"
             yield evidence.at(*path, "normalisation", what=what, hint="Remove the key")
-    elif grid is not None and not encoder.off_resolution:
+    elif grid is not None and grid.image == "he" and not encoder.off_resolution:
         low, high = _HOVERNET_UM
         if grid.mpp_um is None or not low <= grid.mpp_um <= high:
             has = "takes every image's own" if grid.mpp_um is None else f"has {grid.mpp_um:g}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from types import MappingProxyType
@@ -56,6 +56,8 @@ _MISTAKEN = {
     "pixel_size": "mpp_um",
     "pixel_size_um": "mpp_um",
 }
+#: Columns of published folds, as importers write them: as like ``split`` as they are, they are meant.
+_FOLDS = re.compile(r"split_[0-9]+")
 _LONGEST_ID = 128
 #: Columns that name files: a name of a file may hold what it likes.
 _FILES = frozenset({"he", "sp", "instances", "classes", "cells"})
@@ -127,13 +129,15 @@ class SlideRow:
         return cls(**values)
 
 
-def read_sheet(path: Path) -> tuple[list[SlideRow], list[Problem]]:
+def read_sheet(path: Path, named: Container[str] = ()) -> tuple[list[SlideRow], list[Problem]]:
     """Read the sample sheet.
 
     Parameters
     ----------
     path : Path
         Table with the columns of :data:`COLUMNS`; see :func:`~slideloom.slides.delimited.read_table` for its form.
+    named : container of str, optional
+        Columns that the config names: they are meant, however like a known one. So are ``split_1``, ``split_2``, ….
 
     Returns
     -------
@@ -142,7 +146,9 @@ def read_sheet(path: Path) -> tuple[list[SlideRow], list[Problem]]:
     problems : list of Problem
         Every fault, each with its line. Whether the files exist is not looked at.
     """
-    table = read_table(path, tuple(COLUMNS), ("slide_id",), _MISTAKEN)
+    table = read_table(
+        path, tuple(COLUMNS), ("slide_id",), _MISTAKEN, lambda name: name in named or bool(_FOLDS.fullmatch(name))
+    )
     problems = list(table.problems)
     if table.rows and not {"he", "sp"} & set(table.columns):
         has = ", ".join(table.columns)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from slideloom.artefacts.paths import Paths
-from slideloom.config.load import CheckedConfig, check_mapping, read_config
+from slideloom.config.load import CheckedConfig, Draft, check_mapping, read_config
 from slideloom.config.model import Modality, StudyConfig
 from slideloom.config.texts import absence
 from slideloom.config.yaml_lines import Places, read_yaml
@@ -182,7 +182,7 @@ def _study(checked: CheckedConfig, config_path: Path, base: Path) -> Study:
     sheet = base / (draft.slides or "")
     there = {key for key in _MADE_BY if _is_there(key, checked, base, problems)}
     if "slides" in there:
-        found, faults = read_sheet(sheet)
+        found, faults = read_sheet(sheet, _named_columns(draft))
         rows = tuple(found) or None
         problems += faults
     if "markers" in there and draft.markers is not None:
@@ -208,6 +208,12 @@ def _study(checked: CheckedConfig, config_path: Path, base: Path) -> Study:
         base=base,
         warnings=(*_warnings(checked.config), *alike_warnings(rows or ()), *shared_file_warnings(rows or ())),
     )
+
+
+def _named_columns(draft: Draft) -> frozenset[str]:
+    """Columns of the sheet that splits and samplings name."""
+    splits = (name for split in draft.splits.values() for name in (split.column, split.stratify) if name)
+    return frozenset(splits) | {experiment.sampling.column for experiment in draft.experiments.values()}
 
 
 def _is_there(key: str, checked: CheckedConfig, base: Path, problems: list[Problem]) -> bool:

@@ -22,7 +22,11 @@ _SIGNATURES: tuple[tuple[bytes, str, str], ...] = (
     (b"\xda\xce\xbe\x0a", "a Nikon ND2 file", _CONVERT),
     (b"\x70\0\0\0", "a Leica LIF file", _CONVERT),
     (b"\x89HDF\r\n", "an HDF5 file (Imaris, AnnData, QuPath and others use it)", "Export the image as OME-TIFF"),
-    (b"MATLAB 5.0", "a MATLAB file", "Save the array as .npy, or the image as TIFF"),
+    (
+        b"MATLAB 5.0",
+        "a MATLAB file",
+        "Save an image as TIFF; annotated sets are read by `slideloom sheet FOLDER --layout consep` (or lizard)",
+    ),
     (b"\0\0\0\x0cjP  ", "a JPEG 2000 picture", "Save it as TIFF"),
     (b"\0\0\0\x0cJXL ", "a JPEG XL picture", _AS_PNG),
     (b"GIF8", "a GIF picture", _AS_PNG),

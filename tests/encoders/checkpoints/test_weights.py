@@ -46,7 +46,7 @@ def refused(path: Path) -> SlideloomError:
 # ---- what is read -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("suffix", [".safetensors", ".pth", ".pt", ".bin", ".ckpt"])
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar"])
 def test_a_state_dict_comes_back_as_it_was(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"a{suffix}"
     (save_file if suffix == ".safetensors" else torch.save)(state(), path)

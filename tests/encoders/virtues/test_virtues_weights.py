@@ -57,7 +57,8 @@ def outputs(net: VirTuesNet, tail: MAEDecoder | None) -> list[Tensor]:
 
 
 def same(got: list[Tensor], expected: list[Tensor]) -> None:
-    torch.testing.assert_close(got, expected, atol=1e-6, rtol=0)
+    # Some processors round a product by where its operands lie in memory: the last bits of values above 2.
+    torch.testing.assert_close(got, expected, atol=1e-6, rtol=1e-6)
 
 
 def test_real_size_keys(shared: Path) -> None:

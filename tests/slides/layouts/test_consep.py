@@ -1,15 +1,20 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 import scipy.io
 from tests.annotated_sets import Study, rgb, save
+from typer.testing import CliRunner
 
-from slideloom.errors import SlideloomError
+from slideloom.cli.main import app
+from slideloom.errors import SlideError, SlideloomError
+from slideloom.slides.labels import label_shape
 from slideloom.slides.layouts.choose import find_layout, read_data_set
 from slideloom.slides.layouts.consep import TYPES
+from slideloom.slides.source import Source
 
 SIZE = 64
 #: Top, left, type of each nucleus; the numbers leave out 3.
@@ -107,3 +112,23 @@ def test_nothing_is_looked_for_outside_of_the_folder(folder: Path) -> None:
     assert find_layout(place) is None
     with pytest.raises(SlideloomError, match="no slide was found"):
         read_data_set("consep", place, folder.parent / "out")
+
+
+def test_a_matlab_file_in_the_sheet_is_answered_with_the_command_that_reads_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    label = Path("FOLDER/Labels/a.mat")
+    save(Path("FOLDER/Images/a.png"), rgb(SIZE, SIZE, 1))
+    label.parent.mkdir()
+    scipy.io.savemat(label, {"inst_map": maps()["inst_map"]})
+    with pytest.raises(SlideError) as told:
+        label_shape(Source(label))
+    commands = re.findall("`slideloom (.*?)`", told.value.hint)
+    assert len(commands) == 1
+    done = CliRunner().invoke(app, commands[0].split())
+    assert done.exit_code == 0, done.output
+    assert Path("FOLDER/slides.tsv").is_file()
+    assert label_shape(Source(Path("FOLDER/imported/instances/a.tif"))) == (SIZE, SIZE)
+    with pytest.raises(SlideloomError, match="slideloom sheet FOLDER --layout consep"):
+        label_shape(Source(label.rename("FOLDER/Labels/a.tif")))

@@ -21,7 +21,7 @@ from slideloom.errors import SlideError, SlideloomError
 from slideloom.slides.labels import check_shape, read_labels
 from slideloom.slides.layouts.annotated import FILE_LIST
 from slideloom.slides.layouts.imported import Imported, Remarks, path_from, write_file_list
-from slideloom.slides.layouts.listing import MADE
+from slideloom.slides.layouts.listing import MADE, folders_in, list_folder
 from slideloom.slides.layouts.multiplexed import (
     CELLS_SHEET,
     NOMINAL_MPP_UM,
@@ -79,9 +79,7 @@ class _Found:
 
 def is_cellbindb(folder: Path) -> bool:
     """Whether it holds demo images, or a folder a stain with samples of the deposit."""
-    if not folder.is_dir():
-        return False
-    if any(_stain_of(path.name) and _partner(path, _DEMO).is_file() for path in folder.glob(f"*{_DEMO[0]}")):
+    if any(_stain_of(path.name) and _partner(path, _DEMO).is_file() for path in _ending(folder, _DEMO[0])):
         return True
     return next(_deposit(folder), None) is not None
 
@@ -180,26 +178,27 @@ def _partner(image: Path, endings: tuple[str, str]) -> Path:
 
 
 def _demo(folder: Path) -> Iterator[_Sample]:
-    for image in sorted(folder.glob(f"*{_DEMO[0]}")) if folder.is_dir() else ():
+    for image in _ending(folder, _DEMO[0]):
         name = image.name.removesuffix(_DEMO[0])
-        if (stain := _stain_of(name)) and not name.startswith("."):
+        if stain := _stain_of(name):
             yield _Sample(name, stain, _group(name, stain), image, _partner(image, _DEMO))
 
 
 def _deposit(folder: Path) -> Iterator[_Sample]:
     """Samples of the deposit, whose stains' folders lie in this folder or in one below it."""
-    if not folder.is_dir():
-        return
-    inside = sorted(one for one in folder.iterdir() if one.is_dir() and not one.name.startswith("."))
+    inside = folders_in(folder)
     stains = [one for one in inside if _stain_of(one.name)]
     if not stains:
-        stains = [one for place in inside for one in sorted(place.iterdir()) if one.is_dir() and _stain_of(one.name)]
+        stains = [one for place in inside for one in folders_in(place) if _stain_of(one.name)]
     for place in stains:
         stain = _stain_of(place.name)
-        for image in sorted(place.glob(f"*/*{_DEPOSIT[0]}")):
-            if not image.name.startswith("."):
-                name = image.name.removesuffix(_DEPOSIT[0])
-                yield _Sample(name, stain, _group(place.name, stain), image, _partner(image, _DEPOSIT))
+        for image in (image for below in folders_in(place) for image in _ending(below, _DEPOSIT[0])):
+            name = image.name.removesuffix(_DEPOSIT[0])
+            yield _Sample(name, stain, _group(place.name, stain), image, _partner(image, _DEPOSIT))
+
+
+def _ending(folder: Path, ending: str) -> Iterator[Path]:
+    return (folder / one for one in list_folder(folder).files if one[0] != "." and one.endswith(ending))
 
 
 # ---- one image -------------------------------------------------------------------------------------------------------

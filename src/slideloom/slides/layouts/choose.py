@@ -12,6 +12,7 @@ from slideloom.slides.layouts.consep import is_consep, read_consep
 from slideloom.slides.layouts.cpdmi import is_cpdmi, read_cpdmi
 from slideloom.slides.layouts.dsb2018 import is_dsb2018, read_dsb2018
 from slideloom.slides.layouts.imported import Imported
+from slideloom.slides.layouts.listing import one_look
 from slideloom.slides.layouts.lizard import is_conic, is_lizard, read_conic, read_lizard
 from slideloom.slides.layouts.monuseg import is_monuseg, read_monuseg
 from slideloom.slides.layouts.nucls import is_nucls, read_nucls
@@ -50,7 +51,7 @@ LAYOUTS = tuple(_LAYOUTS)
 
 
 def find_layout(folder: Path) -> str | None:
-    """Name of the layout that a folder has; None when it has none of them.
+    """Name of the layout that a folder has; None when it has none of them. Each folder below it is read once.
 
     Raises
     ------
@@ -59,7 +60,8 @@ def find_layout(folder: Path) -> str | None:
     """
     if not folder.is_dir():
         raise SlideloomError("this folder does not exist", where=str(folder))
-    return next((name for name, (looks_so, _) in _LAYOUTS.items() if looks_so(folder)), None)
+    with one_look():
+        return next((name for name, (looks_so, _) in _LAYOUTS.items() if looks_so(folder)), None)
 
 
 def read_data_set(layout: str, folder: Path, out: Path, mpp_um: float | None = None) -> Imported:

@@ -11,6 +11,7 @@ nucleus, in the order of the numbers).
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 from slideloom.errors import SlideError
 from slideloom.slides.layouts.annotated import Gathered, class_table
 from slideloom.slides.layouts.imported import Imported
-from slideloom.slides.layouts.listing import files_below, role_of
+from slideloom.slides.layouts.listing import files_below, folders_in, list_folder, role_of
 from slideloom.slides.layouts.mat import read_mat
 from slideloom.slides.layouts.values import major_classes, whole_numbers
 
@@ -49,7 +50,7 @@ _EXPECTED = "Train/ and Test/, each with Images/*.png and Labels/*.mat of the sa
 
 def is_consep(folder: Path) -> bool:
     """Whether pictures stand beside MATLAB files of the same names, in a folder for training or testing."""
-    return any(role_of(path, folder) and path.stem in _by_stem(path.parent.parent) for path in _pictures(folder))
+    return any(label is not None and role_of(path, folder) for path, label in _labelled(folder))
 
 
 def read_consep(folder: Path, out: Path, mpp_um: float | None = None) -> Imported:
@@ -77,8 +78,7 @@ def read_consep(folder: Path, out: Path, mpp_um: float | None = None) -> Importe
         No picture was found.
     """
     gathered = Gathered(folder, out, mpp_um or _MPP_UM, CLASSES)
-    for path in _pictures(folder):
-        label = _by_stem(path.parent.parent).get(path.stem)
+    for path, label in _labelled(folder):
         nuclei, classes = None, None
         if label is not None:
             try:
@@ -103,10 +103,20 @@ def _pictures(folder: Path) -> list[Path]:
     return [path for path in found if path.parent.name.lower() == _PICTURES]
 
 
+def _labelled(folder: Path) -> Iterator[tuple[Path, Path | None]]:
+    """Pictures, each with the MATLAB file of its name in the folder of labels beside its own."""
+    of_place: dict[Path, dict[str, Path]] = {}
+    for path in _pictures(folder):
+        place = path.parent.parent
+        if place not in of_place:
+            of_place[place] = _by_stem(place)
+        yield path, of_place[place].get(path.stem)
+
+
 def _by_stem(place: Path) -> dict[str, Path]:
-    """MATLAB files of the folder of labels beside a folder of pictures."""
-    folders = [one for one in place.iterdir() if one.is_dir() and one.name.lower() == _LABELS]
-    return {path.stem: path for one in folders for path in one.glob("*.mat")}
+    folders = [one for one in folders_in(place) if one.name.lower() == _LABELS]
+    found = (one / name for one in folders for name in list_folder(one).files if name.endswith(".mat"))
+    return {path.stem: path for path in found}
 
 
 def _annotation(label: Path, gathered: Gathered) -> tuple[NDArray[np.int32], list[tuple[int, str]]]:

@@ -22,6 +22,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Literal
 
+from slideloom.slides.layouts.listing import folders_in, list_folder
+
 __all__ = ["CORRUPT", "PLATFORMS", "Platform", "Sample", "find_samples", "platform_folders"]
 
 Platform = Literal["vectra", "zeiss", "codex"]
@@ -75,11 +77,10 @@ class Sample:
 def platform_folders(folder: Path) -> dict[Platform, Path]:
     """Folders of the platforms that lie in a folder."""
     found: dict[Platform, Path] = {}
-    if folder.is_dir():
-        for entry in sorted(folder.iterdir()):
-            for platform in PLATFORMS:
-                if entry.name.strip().lower() == platform and entry.is_dir():
-                    found.setdefault(platform, entry)
+    for entry in folders_in(folder):
+        for platform in PLATFORMS:
+            if entry.name.strip().lower() == platform:
+                found.setdefault(platform, entry)
     return found
 
 
@@ -90,16 +91,16 @@ def find_samples(folder: Path) -> Iterator[Sample]:
 
 
 def _below(platform: Platform, place: Path, depth: int) -> Iterator[Sample]:
-    entries = sorted(entry for entry in place.iterdir() if not entry.name.startswith("."))
+    names = [name for name in list_folder(place).files if not name.startswith(".")]
     files = {
-        kind: tuple(entry for entry in entries if named.search(entry.name.strip()) and entry.is_file())
+        kind: tuple(path for path in (place / name for name in names if named.search(name.strip())) if path.is_file())
         for kind, named in _KINDS.items()
     }
     if any(files.values()):
         yield _sample(platform, place, files)
     if depth < _DEEPEST:
-        for entry in entries:
-            if entry.is_dir() and not entry.name.endswith(".zarr"):
+        for entry in folders_in(place):
+            if not entry.name.endswith(".zarr"):
                 yield from _below(platform, entry, depth + 1)
 
 

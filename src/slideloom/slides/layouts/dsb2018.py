@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from slideloom.slides.layouts.imported import (
     write_label_image,
     write_picture,
 )
-from slideloom.slides.layouts.listing import MADE
+from slideloom.slides.layouts.listing import MADE, folders_in, list_folder
 from slideloom.slides.layouts.multiplexed import NOMINAL_MPP_UM, held_back, plain_id, write_channels
 from slideloom.slides.modality import as_modality
 from slideloom.slides.open import open_raw
@@ -98,7 +99,7 @@ def read_dsb2018(folder: Path, out: Path, mpp_um: float | None = None) -> Import
         Neither layout is there, or no image with masks.
     """
     found = _Found(folder, out, mpp_um)
-    places = [folder, *sorted(one for one in folder.iterdir() if one.is_dir() and one.name.startswith("dsb2018"))]
+    places = [folder, *(one for one in folders_in(folder) if one.name.startswith("dsb2018"))]
     stages = [stage for place in places if (stage := _stage(place)) is not None]
     packed = [path for place in places for path in _packed(place)]
     if not stages and not packed:
@@ -121,7 +122,7 @@ def read_dsb2018(folder: Path, out: Path, mpp_um: float | None = None) -> Import
 
 
 def _packed(folder: Path) -> list[Path]:
-    return sorted(folder.glob(_PACKED)) if folder.is_dir() else []
+    return [folder / one for one in list_folder(folder).files if fnmatchcase(one, _PACKED)]
 
 
 def _stage(folder: Path) -> Path | None:

@@ -28,7 +28,7 @@ from slideloom.slides.labels import read_instances
 from slideloom.slides.layouts.annotated import Gathered, class_table
 from slideloom.slides.layouts.drawn import draw, ellipse
 from slideloom.slides.layouts.imported import Imported
-from slideloom.slides.layouts.listing import files_below, read_rows
+from slideloom.slides.layouts.listing import files_below, list_folder, read_rows
 from slideloom.slides.open import open_image
 from slideloom.slides.source import Source
 
@@ -103,7 +103,8 @@ def read_nucls(folder: Path, out: Path, mpp_um: float | None = None) -> Imported
 
 
 def _point_tables(folder: Path) -> list[Path]:
-    return [path for path in files_below(folder, (_POINTS,)) if any(path.parent.glob(f"*{_LABELS}"))]
+    tables = files_below(folder, (_POINTS,))
+    return [path for path in tables if any(one.endswith(_LABELS) for one in list_folder(path.parent).files)]
 
 
 def _add_pointed(table: Path, gathered: Gathered) -> None:

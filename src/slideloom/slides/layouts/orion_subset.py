@@ -7,7 +7,6 @@ name, or else in the name of a folder above it, and its content says what it is.
 
 from __future__ import annotations
 
-import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -20,6 +19,7 @@ from slideloom.errors import SlideError, SlideloomError
 from slideloom.slides.labels import read_labels
 from slideloom.slides.layouts.contents import Content, look_into
 from slideloom.slides.layouts.imported import Imported, Remarks, path_from, write_label_image
+from slideloom.slides.layouts.listing import walk
 from slideloom.slides.open import open_image
 from slideloom.slides.sheet import SlideRow
 from slideloom.slides.source import Source
@@ -76,7 +76,7 @@ CLASSES = ClassTable(
 
 def is_orion_subset(folder: Path) -> bool:
     """Whether a file below the folder carries the id of one of these tissues."""
-    return any(True for _ in _files(folder, folder))
+    return any(True for _ in _files(folder))
 
 
 def read_orion_subset(folder: Path, out: Path, mpp_um: float | None = None) -> Imported:
@@ -135,16 +135,11 @@ def read_orion_subset(folder: Path, out: Path, mpp_um: float | None = None) -> I
     return Imported(tuple(rows), used, CLASSES, remarks.all())
 
 
-def _files(folder: Path, without: Path) -> Iterator[tuple[str, Path]]:
+def _files(folder: Path, without: Path | None = None) -> Iterator[tuple[str, Path]]:
     """Files that may be read, each with its tissue; not those below ``without``, which were made here."""
-    for place, folders, names in os.walk(folder):
-        here = Path(place)
-        folders[:] = sorted(
-            one
-            for one in folders
-            if not one.startswith(".") and not one.endswith(".zarr") and (here / one).resolve() != without.resolve()
-        )
-        for name in sorted(names):
+    made = without and without.resolve()
+    for here, names in walk(folder, lambda one: made is None or one.resolve() != made):
+        for name in names:
             if name.startswith(".") or not name.lower().endswith(_READ):
                 continue
             path = here / name

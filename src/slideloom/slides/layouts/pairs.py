@@ -12,7 +12,7 @@ from pathlib import Path
 from slideloom.errors import SlideError
 from slideloom.slides.layouts.annotated import Gathered
 from slideloom.slides.layouts.imported import Imported
-from slideloom.slides.layouts.listing import files_below, role_of
+from slideloom.slides.layouts.listing import files_below, folders_in, list_folder, role_of
 from slideloom.slides.open import open_raw
 from slideloom.slides.source import Source
 
@@ -85,32 +85,35 @@ def _places(folder: Path) -> Iterator[Path]:
         place = path.parent.parent
         if path.parent.name.lower() in _PICTURES and path.parent != folder and place not in seen:
             seen.add(place)
-            if any(one.name.lower() in _LABELS for one in place.iterdir() if one.is_dir()):
+            if any(one.name.lower() in _LABELS for one in folders_in(place)):
                 yield place
 
 
 def _pictures(place: Path) -> list[Path]:
-    folders = [one for one in sorted(place.iterdir()) if one.is_dir() and one.name.lower() in _PICTURES]
     found: dict[str, Path] = {}
-    for one in folders:
-        for path in sorted(one.iterdir()):
-            if path.is_file() and path.name.lower().endswith(_READ) and not path.name.startswith("."):
+    for one in folders_in(place):
+        if one.name.lower() in _PICTURES:
+            for path in _files(one, _READ):
                 found.setdefault(_stem(path), path)
     return list(found.values())
+
+
+def _files(folder: Path, suffixes: tuple[str, ...]) -> Iterator[Path]:
+    names = (one for one in list_folder(folder).files if one[0] != "." and one.lower().endswith(suffixes))
+    return (path for path in (folder / one for one in names) if path.is_file())
 
 
 def _labels(place: Path) -> dict[str, Path]:
     """Label images by the name of their picture."""
     found: dict[str, Path] = {}
     for kind in _LABELS:
-        for one in sorted(place.iterdir()):
-            if one.is_dir() and one.name.lower() == kind:
-                for path in sorted(one.iterdir()):
-                    if path.is_file() and path.name.lower().endswith(_READ_LABELS) and not path.name.startswith("."):
-                        stem = _stem(path)
-                        end = next((end for end in _ENDS if stem.lower().endswith(end)), "")
-                        found.setdefault(stem, path)
-                        found.setdefault(stem[: len(stem) - len(end)] if end else stem, path)
+        for one in folders_in(place):
+            if one.name.lower() == kind:
+                for path in _files(one, _READ_LABELS):
+                    stem = _stem(path)
+                    end = next((end for end in _ENDS if stem.lower().endswith(end)), "")
+                    found.setdefault(stem, path)
+                    found.setdefault(stem[: len(stem) - len(end)] if end else stem, path)
     return found
 
 

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from slideloom.errors import SlideError, SlideloomError
 from slideloom.slides.layouts.annotated import FILE_LIST
 from slideloom.slides.layouts.imported import Imported, Remarks, path_from, write_file_list, write_label_image
-from slideloom.slides.layouts.listing import MADE
+from slideloom.slides.layouts.listing import MADE, list_folder
 from slideloom.slides.layouts.multiplexed import CELLS_SHEET, kept_samples, write_cells_sheet, write_channels
 from slideloom.slides.layouts.values import whole_numbers
 from slideloom.slides.sheet import SlideRow
@@ -122,11 +122,8 @@ def read_tissuenet(folder: Path, out: Path, mpp_um: float | None = None) -> Impo
 
 def _splits(folder: Path) -> dict[str, Path]:
     """The file of each split; of several, the last by name, which is the newest version."""
-    found = {
-        match[1]: path
-        for path in sorted(folder.glob("*.npz"))
-        if not path.name.startswith(".") and (match := _SPLIT.search(path.stem.lower()))
-    }
+    paths = (folder / one for one in list_folder(folder).files if one[0] != "." and one.endswith(".npz"))
+    found = {match[1]: path for path in paths if (match := _SPLIT.search(path.stem.lower()))}
     return {split: found[split] for split in ("train", "val", "test") if split in found}
 
 
