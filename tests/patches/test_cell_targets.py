@@ -36,6 +36,7 @@ def test_cells_are_crops_of_the_slide(slide):
     padded = np.pad(cells, ((0, 16), (0, 16)))
     found = CellTargetStore(place)
     assert found.n == store.n
+    assert list(found.read([0])) == ["instances"]
     read = found.read(slice(None), ("instances",))["instances"]
     assert read.dtype == np.int32
     for tile, patch in enumerate(read):

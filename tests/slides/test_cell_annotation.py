@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,88 @@ def test_outlines_with_classes_that_the_study_does_not_have(tmp_path: Path) -> N
     wanted = np.zeros(SHAPE, np.int32)
     wanted[2:9, 3:12] = 1
     np.testing.assert_array_equal(found.cells, wanted)
+    assert cell_remarks(row, tmp_path, facts(), whole=False) == ()
+
+
+def square(x: int, y: int, side: int) -> dict[str, Any]:
+    ring = [[x, y], [x + side, y], [x + side, y + side], [x, y + side], [x, y]]
+    return {"type": "Polygon", "coordinates": [ring]}
+
+
+def outlines(place: Path, *features: dict[str, Any]) -> SlideRow:
+    """A slide whose nuclei and cells one GeoJSON file holds, as QuPath writes it."""
+    body = [{"type": "Feature", "properties": {}} | feature for feature in features]
+    (place / "c.geojson").write_text(json.dumps({"type": "FeatureCollection", "features": body}))
+    return SlideRow("s", instances="c.geojson", cells="c.geojson")
+
+
+def drawn(*squares: tuple[int, int, int]) -> np.ndarray:
+    labels = np.zeros(SHAPE, np.int32)
+    for number, (x, y, side) in enumerate(squares, 1):
+        labels[y : y + side, x : x + side] = number
+    return labels
+
+
+@pytest.mark.parametrize("within", [False, True], ids=["beside the geometry", "among the properties"])
+def test_of_an_object_with_both_outlines_the_cell_is_read(tmp_path: Path, within: bool) -> None:
+    cells, nuclei = [(1, 1, 8), (12, 4, 9)], [(3, 3, 3), (14, 6, 4)]
+    features = []
+    for whole, inner in zip(cells, nuclei, strict=True):
+        nucleus, kind = {"nucleusGeometry": square(*inner)}, {"objectType": "cell"}
+        own = {"properties": kind | nucleus} if within else {"properties": kind} | nucleus
+        features.append({"geometry": square(*whole)} | own)
+    row = outlines(tmp_path, *features)
+    found = read_cells(row, tmp_path, facts(), "sp", 1.0)
+    assert found is not None
+    np.testing.assert_array_equal(found.cells, drawn(*cells))
+    inside = slide_annotations(row, tmp_path, facts(), "sp", 1.0, ClassTable())
+    assert inside is not None
+    np.testing.assert_array_equal(inside.instances, drawn(*nuclei))
+
+
+def test_of_cells_and_nuclei_in_one_file_the_cells_are_read(tmp_path: Path) -> None:
+    named = {"Nuclei": (3, 3, 3), "Cell": (1, 1, 8)}
+    row = outlines(
+        tmp_path, *({"geometry": square(*at), "properties": {"classification": name}} for name, at in named.items())
+    )
+    found = read_cells(row, tmp_path, facts(), "sp", 1.0)
+    assert found is not None
+    np.testing.assert_array_equal(found.cells, drawn(named["Cell"]))
+    assert found.warnings == ("cells: c.geojson: 1 features that are nuclei beside whole cells are left aside",)
+
+
+def test_outlines_name_their_image_where_there_are_two(tmp_path: Path) -> None:
+    row, about = outlines(tmp_path, {"geometry": square(4, 6, 8)}), facts(sp=0.5, he=0.25)
+    modality: Any
+    for modality in ("sp", "he"):
+        with pytest.raises(SlideError) as caught:
+            read_cells(row, tmp_path, about, modality, 1.0)
+        assert caught.value.code == "annotation_frame"
+        assert "column cells" in caught.value.hint
+    for whole in (False, True):
+        (remark,) = cell_remarks(row, tmp_path, about, whole=whole)
+        assert "(annotation_frame)" in remark
+    row = replace(row, cells="c.geojson::he")
+    for modality, scale in (("sp", 1.0), ("he", 2.0)):
+        found = read_cells(row, tmp_path, about, modality, scale)
+        assert found is not None
+        np.testing.assert_array_equal(found.cells, drawn((2, 3, 4)))
+
+
+def test_a_broken_outline_is_named(tmp_path: Path) -> None:
+    broken = {"type": "Polygon", "coordinates": [[["a", 2], [9, 2], [9, 9]]]}
+    row = outlines(tmp_path, {"geometry": square(4, 6, 8)}, {"geometry": broken})
+    with pytest.raises(SlideError) as caught:
+        read_cells(row, tmp_path, facts(), "sp", 1.0)
+    assert caught.value.where == "s, cells c.geojson, feature 2"
+
+
+def test_a_wrong_size_shows_in_the_header(tmp_path: Path) -> None:
+    np.save(tmp_path / "cells.npy", np.zeros((7, 9), np.int32))
+    row = SlideRow("s", instances="n.npy", cells="cells.npy")
+    (remark,) = cell_remarks(row, tmp_path, facts(), whole=False)
+    assert "7 x 9 px (annotation_shape)" in remark
+    np.save(tmp_path / "cells.npy", np.zeros(SHAPE, np.int32))
     assert cell_remarks(row, tmp_path, facts(), whole=False) == ()
 
 

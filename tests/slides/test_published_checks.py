@@ -89,6 +89,10 @@ def test_markers_choose_the_channels_that_an_instanseg_reads() -> None:
             ("experiments.x.heads: a published InstanSeg has no head 'nucleus'", "[instanseg, instanseg_cells]"),
         ),
         (
+            only(INSTANSEG | {"heads": ["instanseg_cells"]}),
+            ("experiments.x.heads: whole cells belong to nuclei", "[instanseg, instanseg_cells]"),
+        ),
+        (
             only(HOVERNET | {"heads": ["nucleus", "boundary"]}),
             ("a published HoVer-Net has no head 'boundary'", "It has: nucleus, hv, classes"),
         ),

@@ -174,6 +174,15 @@ def test_classes_of_pannuke_are_put_into_the_studys_order() -> None:
     order, notes = _classes(whole, table("a", "b", "c", "d", "e"), Path("own.tar"))  # type: ignore[arg-type]
     assert order == (0, 1, 2, 3, 4, 5)
     assert "its numbers are taken for the study's" in notes[0]
+    known = table("tumour", "inflammatory", "connective", "dead", "epithelial")  # under PanNuke's own numbers
+    assert _classes(whole, known, Path("own.tar"))[0] == (0, 1, 2, 3, 4, 5)  # type: ignore[arg-type]
+
+
+def test_some_classes_of_pannuke_under_other_numbers_are_not_taken_by_number() -> None:
+    ours = table("inflammatory", "tumour", "connective", "dead", "epithelial")
+    told = "it names no class Neoplastic; the model has no class tumour"
+    whole: Any = SimpleNamespace(n_classes=6)
+    refused("pretrained_classes", told, lambda: _classes(whole, ours, Path("pannuke.tar")))
 
 
 def test_misfits_of_a_hovernet(tar: Path, tmp_path: Path) -> None:
@@ -217,6 +226,7 @@ def test_a_program_is_kept_beside_the_decoder(tmp_path: Path) -> None:
         wanted = network([], image(1, 32).expand(2, 3, 32, 32))["instanseg"]
     torch.testing.assert_close(found, wanted, rtol=0, atol=1e-6)
     refused("adapter_channels", "4 channels", lambda: adapter(image(4)))
+    refused("adapter_channels", "Name fewer markers in the encoder's 'markers'", lambda: adapter(image(4)))
     assert len(meta.training["notes"]) == 1, "the file says its pixel size"
 
 

@@ -79,7 +79,8 @@ def replicate(images: Tensor, to: int, present: Tensor | None = None) -> Tensor:
             f"an image of {most} channels",
             where="adapter",
             expected=f"at most {to}",
-            hint="Raise adapter.in_channels or choose fewer markers",
+            hint="Name fewer markers in the encoder's 'markers', or give an adapter that is trained more channels "
+            "(in_channels; of pass_through out_channels)",
             code="adapter_channels",
         )
     places = torch.arange(to, device=images.device)

@@ -313,7 +313,9 @@ class ExperimentConfig(Strict):
     def _heads_once(self) -> ExperimentConfig:
         if len(set(self.heads)) != len(self.heads):
             raise ValueError(f"heads {self.heads} names one twice")
-        growing = {"nucleus", "classes"} if self.published is None else {"nucleus", "classes", "instanseg"}
+        growing = {"nucleus", "classes"}
+        if self.published is not None:  # cells alone are refused with what the published model has
+            growing |= {"instanseg", "instanseg_cells"}
         if not growing & set(self.heads):
             raise ValueError("heads must hold 'nucleus' or 'classes': instances grow from one of them")
         return self

@@ -69,15 +69,15 @@ class TargetStore:
         """Number of patches."""
         return int(self._arrays["instances"].shape[0])
 
-    def read(self, indices: Indices, names: tuple[str, ...] = _NAMES) -> dict[str, NDArray[Any]]:
+    def read(self, indices: Indices, names: tuple[str, ...] | None = None) -> dict[str, NDArray[Any]]:
         """Targets of some patches.
 
         Parameters
         ----------
         indices : sequence of int, integer array or slice
             Which; in any order, also more than once.
-        names : tuple of str
-            Which of ``instances``, ``classes``, ``hv`` and ``boundary``.
+        names : tuple of str, optional
+            Which of ``instances``, ``classes``, ``hv`` and ``boundary``; all that the store holds when left out.
 
         Returns
         -------
@@ -85,7 +85,7 @@ class TargetStore:
             ``instances`` (k, p, p) int32, ``classes`` (k, p, p) uint8, ``hv`` (k, 2, p, p) int8 in units of 1/127,
             ``boundary`` (k, p, p) uint8.
         """
-        return {name: read_rows(self._arrays[name], indices) for name in names}
+        return {name: read_rows(self._arrays[name], indices) for name in names or self._names}
 
 
 class CellTargetStore(TargetStore):

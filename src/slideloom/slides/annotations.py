@@ -216,6 +216,8 @@ def open_annotations(
     modality: Modality,
     scale: float,
     classes: ClassTable,
+    *,
+    whole: bool = False,
 ) -> Annotation | None:
     """Open a slide's annotation in the grid frame of one of its images; pixels are read window by window.
 
@@ -223,6 +225,8 @@ def open_annotations(
     ----------
     row, root, facts, modality, scale, classes
         As for :func:`read_annotations`.
+    whole : bool
+        Outlines are read as whole cells: of an object that has both, the cell's and not the nucleus'.
 
     Returns
     -------
@@ -237,7 +241,7 @@ def open_annotations(
     if not row.instances:
         return None
     with _of_slide(row.slide_id):
-        return _open(row, parse_source(row.instances, root), root, facts, modality, scale, classes)
+        return _open(row, parse_source(row.instances, root), root, facts, modality, scale, classes, whole)
 
 
 def slide_annotations(
@@ -327,12 +331,13 @@ def _open(
     modality: Modality,
     scale: float,
     classes: ClassTable,
+    whole: bool,
 ) -> Annotation:
     image = facts.image(modality)
     size = grid_size(*image.shape, scale)
     class_source = parse_source(row.classes, root) if row.classes else None
     if is_geojson(instances):
-        return _open_polygons(row, instances, facts, modality, scale, classes)
+        return _open_polygons(row, instances, facts, modality, scale, classes, whole)
     is_table = class_source is not None and is_class_table(class_source)
     with ExitStack() as opened:
         labels = opened.enter_context(open_label_image(instances))
@@ -350,7 +355,13 @@ def _open(
 
 
 def _open_polygons(
-    row: SlideRow, instances: Source, facts: SlideFacts, modality: Modality, scale: float, classes: ClassTable
+    row: SlideRow,
+    instances: Source,
+    facts: SlideFacts,
+    modality: Modality,
+    scale: float,
+    classes: ClassTable,
+    whole: bool,
 ) -> Annotation:
     if row.classes:
         raise SlideError(
@@ -363,7 +374,7 @@ def _open_polygons(
     drawn_on = polygon_image(instances, facts.images, modality)
     frame, image = facts.image(drawn_on), facts.image(modality)
     step = scale if drawn_on == modality else scale * image.mpp_um / frame.mpp_um
-    source = open_polygons(instances, frame.shape, classes)
+    source = open_polygons(instances, frame.shape, classes, whole=whole)
     size = grid_size(*image.shape, scale)
     axes = Axis(size[0], step, frame.height_px), Axis(size[1], step, frame.width_px)
     return Annotation(row.slide_id, source, axes, None, source.has_classes, source.warnings)

@@ -1,7 +1,7 @@
 """Annotated whole cells of a slide, in the frame of a grid: the sheet's column ``cells``.
 
 They come in the forms of annotated nuclei and are read by the same readers; they have no classes, and their ids need
-not be those of the nuclei.
+not be those of the nuclei. Of GeoJSON objects that have a cell's outline and a nucleus', the cell's is read.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from slideloom.errors import SlideError
 from slideloom.slides.annotations import open_annotations
 from slideloom.slides.facts import SlideFacts
 from slideloom.slides.geojson_text import is_geojson
-from slideloom.slides.labels import label_shape
-from slideloom.slides.polygon_source import check_polygons
+from slideloom.slides.labels import check_shape, label_shape
+from slideloom.slides.polygon_source import check_polygons, polygon_image
 from slideloom.slides.sheet import SlideRow
 from slideloom.slides.source import parse_source
 from slideloom.slides.tables import ClassTable
@@ -65,12 +65,15 @@ def read_cells(row: SlideRow, root: Path, facts: SlideFacts, modality: Modality,
     -------
     CellAnnotation or None
         None for a slide without annotated cells. They are placed as nuclei are, see
-        :func:`~slideloom.slides.annotations.read_annotations`. Classes that GeoJSON names are left aside.
+        :func:`~slideloom.slides.annotations.read_annotations`. Classes that GeoJSON names are left aside. Where the
+        slide has two images of different pixels, GeoJSON says on which it was drawn (``cells.geojson::he``): it lies
+        at the same place on every grid.
 
     Raises
     ------
     SlideError
-        As :func:`~slideloom.slides.annotations.read_annotations`; it names the column.
+        As :func:`~slideloom.slides.annotations.read_annotations`; it names the column. ``annotation_frame``: nothing
+        says which of two images GeoJSON counts the pixels of.
     """
     if not row.cells:
         return None
@@ -78,6 +81,8 @@ def read_cells(row: SlideRow, root: Path, facts: SlideFacts, modality: Modality,
     try:
         return _read(row, root, facts, modality, scale, where)
     except SlideError as error:
+        _, comma, feature = error.where.partition(", feature ")
+        where += comma + feature
         hint = error.hint.replace("column instances", "column cells").replace("'instances' is", "'cells' is")
         raise SlideError(error.what, where=where, expected=error.expected, hint=hint, code=error.code) from error
 
@@ -106,9 +111,9 @@ def cell_remarks(row: SlideRow, root: Path, facts: SlideFacts, *, whole: bool) -
             return found.warnings if found else ()
         source = parse_source(row.cells, root)
         if is_geojson(source):
-            check_polygons(source, facts.images, facts.reference)
+            check_polygons(source, facts.images)
         else:
-            label_shape(source)
+            check_shape(label_shape(source), {image.shape for image in facts.images.values()})
     except SlideError as error:
         return (f"cells {row.cells}: {error.what} ({error.code}): no whole cells are learnt from this slide",)
     return ()
@@ -119,9 +124,11 @@ def _read(
 ) -> CellAnnotation | None:
     from slideloom.slides.binary_labels import LARGEST_NUCLEUS_UM2, instances_or_refuse  # compiles
 
-    annotation = open_annotations(
-        replace(row, instances=row.cells, classes=None), root, facts, modality, scale, ClassTable()
-    )
+    source = parse_source(str(row.cells), root)
+    if is_geojson(source):
+        polygon_image(source, facts.images)  # else every grid would have them elsewhere
+    own = replace(row, instances=row.cells, classes=None)
+    annotation = open_annotations(own, root, facts, modality, scale, ClassTable(), whole=True)
     if annotation is None:
         return None
     with annotation:

@@ -8,7 +8,8 @@ Coordinates are (x, y) in level-0 pixels of an image, pixel i covering [i, i + 1
 
 Tiles, TMA cores, points and lines are no nuclei. Classes are the names under ``classification``. A name that says only
 that a nucleus is one (``Nuclei``) says nothing of its class; where nuclei and whole cells stand in one file under such
-names, the cells are left aside.
+names, the cells are left aside. Where whole cells are asked for it is the other way round: of a cell its own outline,
+and nuclei beside cells are left aside.
 """
 
 from __future__ import annotations
@@ -79,13 +80,15 @@ class PolygonNuclei:
         return np.concatenate([low, high], axis=1)
 
 
-def read_nuclei(source: Source) -> PolygonNuclei:
+def read_nuclei(source: Source, *, whole: bool = False) -> PolygonNuclei:
     """Read the nuclei of a GeoJSON file.
 
     Parameters
     ----------
     source : Source
         See :func:`~slideloom.slides.geojson_text.read_features`.
+    whole : bool
+        Read whole cells in the place of nuclei.
 
     Returns
     -------
@@ -98,7 +101,7 @@ def read_nuclei(source: Source) -> PolygonNuclei:
         ``annotation_missing``; ``annotation_unreadable``: the file is damaged, or is no GeoJSON;
         ``annotation_no_polygons``: it has features, and none is a polygon.
     """
-    gathered = _Gathered()
+    gathered = _Gathered(whole)
     for feature in read_features(source):
         gathered.add(feature)
     return gathered.nuclei(source.path.name)
@@ -144,7 +147,8 @@ def class_ids(nuclei: PolygonNuclei, classes: ClassTable, where: str, unknown: i
 class _Gathered:
     """Nuclei of a file as far as it is read, in flat arrays: some hundred bytes a nucleus."""
 
-    def __init__(self) -> None:
+    def __init__(self, whole: bool) -> None:
+        self._whole = whole
         self._corners = array("d")
         self._ring_ends = array("q", [0])
         self._nucleus_ends = array("q", [0])
@@ -167,7 +171,8 @@ class _Gathered:
         if kind in _NO_NUCLEI:
             self._left[f"of type {kind}"] += 1
             return
-        geometry = nucleus or feature.value.get("geometry")
+        own = feature.value.get("geometry")
+        geometry = own if self._whole else nucleus or own
         if geometry is None:
             self._left["without a geometry"] += 1
             return
@@ -231,10 +236,11 @@ class _Gathered:
             if others := len(set(np.array(self._feature)[~is_object].tolist())):
                 self._left["that are annotations beside detections"] += others
         generic = np.array([_generic(word) for word in (*self._words, "")], np.int8)[nuclei.word]
-        cells = kept & (generic == 2)
-        if cells.any() and (kept & (generic == 1)).any():
-            kept &= ~cells
-            self._left["that are whole cells beside nuclei"] += int(cells.sum())
+        cells, own = kept & (generic == 2), kept & (generic == 1)
+        if cells.any() and own.any():
+            aside, what = (own, "nuclei beside whole cells") if self._whole else (cells, "whole cells beside nuclei")
+            kept &= ~aside
+            self._left[f"that are {what}"] += int(aside.sum())
         warnings = [f"{where}: {count} features {what} are left aside" for what, count in self._left.items() if count]
         if self._split and not is_object.any():
             warnings.append(f"{where}: {self._split} annotations of several polygons are taken for a nucleus a polygon")

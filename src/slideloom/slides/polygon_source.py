@@ -96,7 +96,7 @@ def check_polygons(source: Source, images: Mapping[str, ImageFacts], default: Mo
     next(read_features(source), None)
 
 
-def open_polygons(source: Source, shape: tuple[int, int], classes: ClassTable) -> PolygonSource:
+def open_polygons(source: Source, shape: tuple[int, int], classes: ClassTable, *, whole: bool = False) -> PolygonSource:
     """Read the nuclei of a GeoJSON file, ready to be rasterised.
 
     Parameters
@@ -107,6 +107,8 @@ def open_polygons(source: Source, shape: tuple[int, int], classes: ClassTable) -
         Level-0 height and width of the image that it counts the pixels of.
     classes : ClassTable
         The study's classes.
+    whole : bool
+        Read whole cells in the place of nuclei.
 
     Returns
     -------
@@ -120,7 +122,7 @@ def open_polygons(source: Source, shape: tuple[int, int], classes: ClassTable) -
         ``annotation_outside``: most nuclei lie outside of the image; ``annotation_overlap``: they lie over one another
         as nuclei cannot.
     """
-    nuclei = read_nuclei(source)
+    nuclei = read_nuclei(source, whole=whole)
     of_nucleus = class_ids(nuclei, classes, source.path.name, UNKNOWN_CLASS)
     boxes = nuclei.boxes()
     outside = int(((boxes[:, :2] >= shape[::-1]) | (boxes[:, 2:] <= 0)).any(axis=1).sum())

@@ -72,7 +72,8 @@ def use_whole(path: Path, decoder: Mapping[str, Any], asked: Asked) -> Path:
         What the loaders refuse (:func:`slideloom.decoders.instanseg_published.from_published`,
         :func:`slideloom.decoders.hovernet_published.from_published`); ``pretrained_encoder``: the encoder is not
         mean_rgb; ``pretrained_heads``: the file has not these heads; ``pretrained_decoder``: a key of the decoder is
-        not as the file has it; ``pretrained_classes``: it has another number of classes.
+        not as the file has it; ``pretrained_classes``: it has another number of classes, or
+        as many as PanNuke, of which the study lacks some and numbers others otherwise.
     """
     _check_encoder(asked)
     weights = read_weights(path)
@@ -231,7 +232,9 @@ def _classes(whole: HoVerNet, classes: ClassTable, path: Path) -> tuple[tuple[in
         try:
             order = match_classes(PANNUKE, classes, str(path))
         except SlideloomError:
-            pass  # of another set, with as many classes
+            # Of another set, with as many classes; unless some of PanNuke's stand under other numbers than there.
+            if any(classes.id_of(name) not in (None, number) for number, name in enumerate(PANNUKE) if number > 0):
+                raise
         else:
             return order, [f"{path.name} does not name its classes; taken for PanNuke's: {', '.join(PANNUKE[1:])}"]
     named = ", ".join(f"{number} {name}" for number, name in zip(classes.ids, classes.names, strict=True))
