@@ -48,7 +48,7 @@ study: $(RUN_STAMP)
 	$(BIN)/snakemake --profile profiles/local --configfile config/studies/sp_he_demo.yaml
 	$(BIN)/slideloom show $(DEMO)/sp_he_results
 
-# Panels that no training slide had, on synthetic slides of three platforms; about a quarter of an hour on two cores.
+# Panels that no training slide had, on synthetic slides of three platforms; about twenty minutes on two cores.
 platforms: $(RUN_STAMP)
 	$(BIN)/slideloom demo --platforms $(DEMO)/platforms
 	$(BIN)/snakemake --profile profiles/local --configfile config/studies/stain_agnostic_demo.yaml

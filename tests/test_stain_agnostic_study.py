@@ -339,6 +339,24 @@ def test_the_seeds_of_instanseg_differ_in_seed_and_loss_alone(program: ModuleTyp
     assert len(same) == 1
 
 
+def test_the_refinements_of_real_nuclei_are_judged_on_images_that_fit_nothing(
+    program: ModuleType, sets: Path, tmp_path: Path
+) -> None:
+    program.prepare(sets, tmp_path)
+    mapping = written("refinement_real")
+    mapping |= {key: str(tmp_path / Path(mapping[key]).name) for key in ("slides", "markers")}
+    study = study_from_mapping(mapping, REPOSITORY)
+    plan_of(study)
+    experiments = study.config.experiments
+    for one in experiments.values():
+        plain = experiments[one.instances.method.replace("hv_", "")]
+        changed = {key for key in type(one).model_fields if getattr(one, key) != getattr(plain, key)}
+        assert changed == (set() if one is plain else {"refine"})
+    # A verifier is fitted on images that validate, and scores are of those that test.
+    assert "val" in study.config.inference.roles
+    assert study.config.evaluation.roles == ["test"]
+
+
 def test_the_real_sets_make_the_sheet(
     program: ModuleType, shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
