@@ -11,12 +11,13 @@ import pytest
 import torch
 
 from slideloom.config.model import AdapterConfig, DecoderConfig, EncoderConfig, LossConfig
+from slideloom.errors import SlideError
 from slideloom.training.checkpoint import load_adapter, load_decoder, read_meta
 from slideloom.training.loop import train
 from slideloom.training.stored import Needs, SlideData, open_slides
 
 from .conftest import MARKERS, draw_slide
-from .live_cohort import CLASSES, CPU, GRID, VIT, Live, build, live_job, raw, rgb_slide
+from .live_cohort import CLASSES, CPU, GRID, VIT, live_job, raw, rgb_slide
 
 MEAN = EncoderConfig(model="mean_rgb", grid="g")
 SMALL = AdapterConfig(widths=(2, 3, 4))
@@ -64,12 +65,13 @@ def panels(tmp_path_factory: pytest.TempPathFactory) -> list[SlideData]:
 
 
 def _adapted(slides: list[SlideData], place: Path, encoder: EncoderConfig = MEAN, **changes: Any) -> Any:
+    adapter = changes.pop("adapter", SMALL)
     job = live_job(slides, encoder, place, decoder=changes.pop("decoder", WHOLE), **changes)
     live = job.live
     assert live is not None
     import dataclasses
 
-    return dataclasses.replace(job, live=dataclasses.replace(live, adapter=changes.get("adapter", SMALL)))
+    return dataclasses.replace(job, live=dataclasses.replace(live, adapter=adapter))
 
 
 def test_panels_of_a_batch_are_filled_up_and_each_is_normalised_by_itself(panels: list[SlideData]) -> None:
@@ -99,8 +101,6 @@ def test_panels_of_a_batch_are_filled_up_and_each_is_normalised_by_itself(panels
 
 
 def test_quantiles_become_0_and_1(panels: list[SlideData]) -> None:
-    live = Live.open([panels[0]], MEAN.model_copy(), Path("nowhere"), build=build) if False else None
-    assert live is None
     slides = open_slides(panels, NEEDS, "training")
     from slideloom.training.live import make_front
 
@@ -114,6 +114,27 @@ def test_quantiles_become_0_and_1(panels: list[SlideData]) -> None:
         low, high = np.quantile(inside, [0.001, 0.999], axis=1)
         np.testing.assert_allclose(statistics.mean, low, rtol=1e-6)
         np.testing.assert_allclose(np.add(statistics.mean, statistics.std), high, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "adapter",
+    [AdapterConfig(kind="channel_adapter", in_channels=2), AdapterConfig(kind="pass_through", out_channels=2)],
+    ids=lambda one: one.kind,
+)
+def test_a_panel_longer_than_an_adapter_reads_ends_its_own_slide_alone(
+    panels: list[SlideData], adapter: AdapterConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    slides = open_slides(panels, NEEDS, "training")
+    from slideloom.training.live import make_front
+
+    front = make_front(_adapted(panels, Path("nowhere"), adapter=adapter), slides, CPU)
+    assert front is not None
+    with caplog.at_level("WARNING"):
+        assert [slide.slide_id for slide in front.fitting(slides, "training")] == ["two"]
+    assert "1 of 2 training slides are left out: three (an image of 3 channels)" in caplog.text
+    with pytest.raises(SlideError) as caught:
+        front.fit([slides[0]])
+    assert (caught.value.code, caught.value.where, caught.value.expected) == ("adapter_channels", "three", "at most 2")
 
 
 @pytest.mark.parametrize("encoder", [MEAN, VIT], ids=["whole network", "frozen ViT"])

@@ -28,9 +28,12 @@ class Adapter(nn.Module, ABC):
         Channels that it gives.
     multiple_px : int
         Height and width of an image must be multiples of it.
+    most_channels : int or None
+        Channels of the longest panel that it reads; None: any.
     """
 
     multiple_px: int = 1
+    most_channels: int | None = None
 
     def __init__(self, config: AdapterConfig) -> None:
         super().__init__()

@@ -33,6 +33,7 @@ class ChannelAdapter(Adapter):
 
     def __init__(self, config: AdapterConfig) -> None:
         super().__init__(config)
+        self.most_channels = config.in_channels
         self.conv1 = nn.Conv2d(config.in_channels, _HIDDEN, 3, padding=1)
         self.bn1 = nn.BatchNorm2d(_HIDDEN)
         self.conv2 = nn.Conv2d(_HIDDEN, _HIDDEN, 3, padding=1)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from slideloom.errors import SlideloomError
+from slideloom.errors import SlideError, SlideloomError
 
-__all__ = ["checked_present", "replicate"]
+__all__ = ["checked_present", "replicate", "too_many_channels"]
 
 
 def checked_present(images: Tensor, present: Tensor | None) -> Tensor | None:
@@ -75,14 +75,7 @@ def replicate(images: Tensor, to: int, present: Tensor | None = None) -> Tensor:
     channels = images.shape[1]
     most = channels if present is None else int(present.sum(dim=1).max())
     if most > to:
-        raise SlideloomError(
-            f"an image of {most} channels",
-            where="adapter",
-            expected=f"at most {to}",
-            hint="Name fewer markers in the encoder's 'markers', or give an adapter that is trained more channels "
-            "(in_channels; of pass_through out_channels)",
-            code="adapter_channels",
-        )
+        raise too_many_channels(most, to, "adapter")
     places = torch.arange(to, device=images.device)
     if present is None:
         return images if channels == to else images[:, places % channels]
@@ -90,6 +83,26 @@ def replicate(images: Tensor, to: int, present: Tensor | None = None) -> Tensor:
     order = torch.argsort((~present).byte(), dim=1, stable=True)
     chosen = order.gather(1, places % present.sum(dim=1, keepdim=True))
     return images[torch.arange(len(images), device=images.device)[:, None], chosen]
+
+
+def too_many_channels(count: int, most: int, where: str) -> SlideError:
+    """A panel is longer than an adapter reads.
+
+    Parameters
+    ----------
+    count, most : int
+        Its channels, and those that the adapter reads at most.
+    where : str
+        The slide, where it is known.
+    """
+    return SlideError(
+        f"an image of {count} channels",
+        where=where,
+        expected=f"at most {most}",
+        hint="Name fewer markers in the encoder's 'markers', or give an adapter that is trained more channels "
+        "(in_channels; of pass_through out_channels)",
+        code="adapter_channels",
+    )
 
 
 def _refused(what: str, expected: str) -> SlideloomError:

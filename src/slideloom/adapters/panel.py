@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from slideloom.adapters.channels import too_many_channels
 from slideloom.config.catalogue import adapted
 from slideloom.config.model import EncoderConfig
 from slideloom.encoders.base import channel_label
@@ -13,7 +14,7 @@ from slideloom.patches.store import PatchStore
 __all__ = ["adapter_channels", "adapter_statistics"]
 
 
-def adapter_channels(config: EncoderConfig, patches: PatchStore) -> list[int]:
+def adapter_channels(config: EncoderConfig, patches: PatchStore, most: int | None = None) -> list[int]:
     """Channels of a slide that the adapter reads.
 
     Parameters
@@ -22,18 +23,23 @@ def adapter_channels(config: EncoderConfig, patches: PatchStore) -> list[int]:
         Of the encoder behind the adapter: its ``markers``, in this order; every channel where it names none.
     patches : PatchStore
         Of the slide.
+    most : int, optional
+        Channels that the adapter reads at most.
 
     Raises
     ------
     SlideError
-        ``missing_marker``.
+        ``missing_marker``, ``adapter_channels``.
     """
     try:
-        return marker_indices(patches.channels, config.markers)
+        channels = marker_indices(patches.channels, config.markers)
     except SlideError as error:
         raise SlideError(
             error.what, where=patches.slide_id, expected=error.expected, hint=error.hint, code=error.code
         ) from error
+    if most is not None and len(channels) > most:
+        raise too_many_channels(len(channels), most, patches.slide_id)
+    return channels
 
 
 def adapter_statistics(

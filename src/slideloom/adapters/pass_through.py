@@ -30,6 +30,7 @@ class PassThrough(Adapter):
     def __init__(self, config: AdapterConfig, any_number: bool = False) -> None:
         super().__init__(config)
         self.any_number = any_number
+        self.most_channels = None if any_number else config.out_channels
 
     def recipe(self) -> dict[str, Any]:
         """As of any adapter, and whether it hands on any number of channels."""

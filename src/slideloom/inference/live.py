@@ -121,7 +121,7 @@ class LiveTiles:
             self._channels = choose_channels(encoder, config, patches)
             self._statistics = used_statistics(encoder, config, patches, statistics)
         else:
-            self._channels = adapter_channels(config, patches)
+            self._channels = adapter_channels(config, patches, adapter.most_channels)
             self._statistics = adapter_statistics(config, patches, statistics)
         self._others = tuple(others)
         self._frame = TokenFrame(self._facts.mpp_um * self.scale, self.tile_px, encoder.patch_px)

@@ -132,7 +132,7 @@ class Front:
                 channels = choose_channels(encoder, config, slide.patches)
                 statistics = used_statistics(encoder, config, slide.patches, self._statistics)
             else:
-                channels = adapter_channels(config, slide.patches)
+                channels = adapter_channels(config, slide.patches, self.adapter.most_channels)
                 statistics = adapter_statistics(config, slide.patches, self._statistics)
             blocks = tuple(encoder.blocks if slide.needs.skips else encoder.blocks[-1:])
             # As it would be read back from an embedding store.
