@@ -172,6 +172,34 @@ def test_labels_of_another_program_are_called_so() -> None:
     assert found["trained"].notes == ("no DNA",)
 
 
+def test_what_stands_before_and_behind_a_network_is_told_where_it_is_not_plain() -> None:
+    plain = {"encoder": "image", "split": "s", "training": {"input": "live"}}
+    ablated = {"adapter": {"kind": "channelnet", "aggregation": "none"}, "decoder": {"kind": "instanseg"}}
+    channelnet = {"adapter": {"kind": "channelnet"}, "decoder": {"kind": "unet", "backbone": "resnet18"}}
+    config = StudyConfig.model_validate({
+        "study": "x", "slides": "slides.tsv", "grids": {"g": {"image": "sp", "tile_px": 64}},
+        "encoders": {"image": {"model": "mean_rgb", "grid": "g"}}, "splits": {"s": {}},
+        "instances": {"nucleus_threshold": 0.4},
+        "experiments": {
+            "plain": plain,
+            "unet": plain | channelnet,
+            "ablated": plain | ablated,
+            "repeated": plain | {"adapter": {"kind": "channel_adapter"}, "decoder": {"kind": "hovernet"}},
+            "threshold": plain | {"instances": {"method": "threshold"}, "training": {"input": "live", "seed": 2}},
+        },
+    })  # fmt: skip
+    described = describe_experiments(config)
+    common = set(described["plain"].split(" · "))
+    own = {name: [part for part in line.split(" · ") if part not in common] for name, line in described.items()}
+    assert own == {
+        "plain": [],
+        "unet": ["ChannelNet (concat) before it", "U-Net on resnet18"],
+        "ablated": ["ChannelNet (no exchange) before it", "InstanSeg's network"],
+        "repeated": ["channel adapter of 32 before it", "HoVer-Net, fast"],
+        "threshold": ["nuclei by threshold", "training seed 2"],
+    }
+
+
 def test_how_predictions_were_scored_is_told_in_full() -> None:
     told = dict(describe_evaluation(EvaluationConfig()))
     assert told["matching of nuclei"] == "pannuke"

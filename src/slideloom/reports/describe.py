@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from slideloom.config.model import EvaluationConfig, ExperimentConfig, HeadLossConfig, StudyConfig
+from slideloom.config.model import EvaluationConfig, ExperimentConfig, HeadLossConfig, InstancesConfig, StudyConfig
 
 __all__ = ["EXTERNAL", "Origin", "describe_evaluation", "describe_experiments", "origins"]
 
@@ -40,6 +40,7 @@ def describe_experiments(config: StudyConfig) -> dict[str, str]:
             f"{'H&E' if grid.image == 'he' else 'multiplexed'} tiles of {grid.tile_px} px{resolution}",
             f"heads {', '.join(experiment.heads)}",
             f"split {experiment.split}",
+            *_before_and_after(experiment, config.instances_of(name)),
             *_choices(experiment),
         ]
         if seeds := [f"{one} seed {encoder.random}" for one, encoder in encoders if encoder.random is not None]:
@@ -52,6 +53,30 @@ def describe_experiments(config: StudyConfig) -> dict[str, str]:
             parts.append("control: SHUFFLED TARGETS")
         result[name] = " · ".join(parts)
     return result
+
+
+def _before_and_after(experiment: ExperimentConfig, instances: InstancesConfig) -> list[str]:
+    """What stands before the network, the network where it is a whole one, and what finds nuclei in its maps."""
+    parts = []
+    if (adapter := experiment.adapter) is not None:
+        way = {
+            "channelnet": f"ChannelNet ({'no exchange' if adapter.aggregation == 'none' else adapter.aggregation})",
+            "channel_adapter": f"channel adapter of {adapter.in_channels}",
+            "pass_through": "channels as they are",
+        }
+        parts.append(f"{way[adapter.kind]} before it")
+    networks = {
+        "unet": f"U-Net on {experiment.decoder.backbone}",
+        "hovernet": f"HoVer-Net, {experiment.decoder.mode}",
+        "instanseg": "InstanSeg's network",
+    }
+    if experiment.published is None and experiment.decoder.kind in networks:
+        parts.append(networks[experiment.decoder.kind])
+    if instances.method != "auto":
+        parts.append(f"nuclei by {instances.method.replace('_', ' ')}")
+    if experiment.published is None and experiment.training.seed:
+        parts.append(f"training seed {experiment.training.seed}")
+    return parts
 
 
 def _choices(experiment: ExperimentConfig) -> list[str]:
