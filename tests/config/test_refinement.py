@@ -38,7 +38,6 @@ def test_every_part_is_off_until_it_is_given() -> None:
 )
 def test_keys_have_the_defaults_of_what_they_set(keys: type[BaseModel], settings: Any) -> None:
     own = keys().model_dump()
-    own.pop("threshold", None)  # no part of the fit
     known = {field.name: field.default for field in fields(settings)}
     assert own == {name: known[name] for name in own}
     settings(**own)

@@ -174,6 +174,13 @@ def test_where_it_gains_nothing_it_is_off(tmp_path: Path, loggers: None) -> None
 def test_a_threshold_of_the_config_holds(study: Study) -> None:
     told = study.run(threshold=0.9)
     assert (told["used"], told["threshold"], told["forced"]) == (True, 0.9, True)
+    own, other = study.run(), study.run(threshold=0.999)
+    kept = [record["gain"]["n_kept"] for record in (own, told, other)]
+    assert kept[0] > kept[1] > kept[2], "the gain is that of the threshold that is used"
+    assert other["used"], "whatever that gains"
+    assert other["gain"]["f1_gain"] < 0
+    nothing = study.run(threshold=0)
+    assert (nothing["used"], nothing["why"]) == (False, "the config's threshold is 0")
 
 
 def test_too_few_patients_or_nuclei_stop_nothing(study: Study) -> None:
@@ -181,7 +188,7 @@ def test_too_few_patients_or_nuclei_stop_nothing(study: Study) -> None:
     study.rows = {slide: study.rows[slide] for slide in "abc"}
     told = study.run()
     assert not told["used"]
-    assert "in 2 images match a true nucleus" in told["why"]
+    assert "in 2 patients match a true nucleus" in told["why"]
     assert "the verifier is OFF" in study.log
     model = study.paths.verifier("x", "0").with_suffix(".safetensors")
     assert not model.exists(), "that of another fit is not left"

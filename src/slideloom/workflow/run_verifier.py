@@ -125,19 +125,17 @@ def _written(job: Job, slides: list[_Slide], left_out: dict[str, str], place: Pa
         model.unlink(missing_ok=True)
         write_json(place, body | {"why": why, "gain": None})
         return [place]
-    if verify.threshold is not None:
-        verifier = replace(verifier, threshold=verify.threshold)
     used = verifier.threshold > 0
     told = f"F1 {gain.f1_before:.4f}, after {gain.f1_after:.4f} on patients it had not seen"
     told += f" (95 % interval of the difference {gain.gain_low:+.4f} to {gain.gain_high:+.4f})"
     if used:
         _LOG.info("%s: verifier on, threshold %.3f: %s", job.context, verifier.threshold, told)
     else:
-        _tell(job, f"it gains nothing: {told}")
-    why = told if used else f"it gains nothing: {told}"
+        told = "the config's threshold is 0" if verify.threshold is not None else f"it gains nothing: {told}"
+        _tell(job, told)
     verifier = replace(verifier, about={**verifier.about, "slides": body["slides"]})
     verifier.save(model)
-    body |= {"used": used, "threshold": verifier.threshold, "why": why, "features": list(verifier.names)}
+    body |= {"used": used, "threshold": verifier.threshold, "why": told, "features": list(verifier.names)}
     write_json(place, body | {"gain": {**gain.as_dict(), "above_zero": gain.gains}})
     return [place, model]
 
@@ -148,7 +146,7 @@ def _tell(job: Job, why: str) -> None:
 
 def _fitted(slides: list[_Slide], patients: list[str], verify: RefineVerifyConfig) -> tuple[Verifier, Gain]:
     """Nuclei of one patient are never parted: a patient is what :func:`fit_verifier` calls an image."""
-    settings = FitSettings(**verify.model_dump(exclude={"threshold"}))
+    settings = FitSettings(**verify.model_dump(), called="patients")
     if not slides:
         raise SlideloomError("no validation slide could be read", expected="three patients", code="verifier_examples")
     number = {patient: index for index, patient in enumerate(patients)}

@@ -54,7 +54,7 @@ def codes(truth: np.ndarray, noise: float = 0.0, blur: float = 0.0, seed: int = 
 
 def split(merged: np.ndarray, hv: np.ndarray, **changes: Any) -> tuple[LabelArray, Refined]:
     found, settings = LabelArray.of(merged), SplitSettings(**changes)
-    ids = suspects(instance_features(found, {"hv": hv}, mpp_um=MPP), settings)
+    ids = suspects(instance_features(found, {"hv": hv}, mpp_um=MPP), settings, found.table, MPP)
     return found, split_instances(found, {"hv": hv}, ids, settings, mpp_um=MPP)
 
 
@@ -103,6 +103,21 @@ def test_single_nuclei_stay_whole_also_where_all_are_looked_at(make_crowd: Any) 
     assert after.n - found.n <= 0.05 * len(ids)
 
 
+def test_what_is_longer_than_the_most_nuclei_in_a_row_is_not_looked_at() -> None:
+    """Foreground that runs over a whole slide would be read, and clustered, as a whole."""
+    labels = np.zeros((1001, 1001), np.int32)
+    labels[100, :800] = labels[100:116, 0] = 1  # 400 µm: as long as four of the largest
+    labels[300, :801] = labels[300:316, 0] = 2
+    labels[200:1001, 900] = labels[400, 900:916] = 3
+    found = LabelArray.of(labels)
+    shapes = instance_features(found, {}, mpp_um=MPP)
+    order = found.labels[100, 0], found.labels[300, 0], found.labels[1000, 900]
+    assert suspects(shapes, SplitSettings(), found.table, MPP).tolist() == [order[0]]
+    assert set(suspects(shapes, SplitSettings(most=5), found.table, MPP)) == set(order)
+    none = LabelArray.of(np.zeros((5, 5), np.int32))
+    assert not len(suspects(instance_features(none, {}, mpp_um=MPP), SplitSettings(), none.table, MPP))
+
+
 def test_where_it_lies_and_who_works_changes_nothing() -> None:
     truth, merged = groups(5, [2, 3, 1, 2])
     hv = codes(truth, 0.15, 1.0)
@@ -112,7 +127,7 @@ def test_where_it_lies_and_who_works_changes_nothing() -> None:
     wide = [np.pad(part, [(0, 0)] * (part.ndim - 2) + [(17, 5), (31, 2)]) for part in (merged, hv)]
     found = LabelArray.of(wide[0])
     settings = SplitSettings()
-    ids = suspects(instance_features(found, {"hv": wide[1]}, mpp_um=MPP, window_px=64), settings)
+    ids = suspects(instance_features(found, {"hv": wide[1]}, mpp_um=MPP, window_px=64), settings, found.table, MPP)
     moved = split_instances(found, {"hv": wide[1]}, ids, settings, mpp_um=MPP, workers=3)
     np.testing.assert_array_equal(moved.read(moved.grid.frame)[17:-5, 31:-2], labels)
 

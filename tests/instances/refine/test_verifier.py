@@ -148,6 +148,12 @@ def test_refuses_too_few_of_a_kind(seen: Examples) -> None:
         with pytest.raises(SlideloomError, match=what) as caught:
             fit_verifier(features, wrong, image, n_true, FAST)
         assert caught.value.code == "verifier_examples"
+    five = image < 5
+    parted = np.where(image[five] == 2, matched[five], image[five] > 2)  # true ones in 2, 3, 4, false ones in 0, 1, 2
+    lone = Features(features.names, features.values[five])
+    with pytest.raises(SlideloomError, match="once the patients of one part are held back, no instances are left") as of:
+        fit_verifier(lone, parted, image[five], n_true[:5], replace(FAST, called="patients"))
+    assert of.value.code == "verifier_examples"
     with pytest.raises(ValueError, match="there are counts"):
         fit_verifier(features, matched, image, n_true[:-1], FAST)
 

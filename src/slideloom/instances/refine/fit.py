@@ -49,6 +49,10 @@ class FitSettings:
         Draws of images for the interval of the gain.
     seed : int
         Of initial weights, folds and draws.
+    threshold : float, optional
+        Least probability of what is kept, whatever it gains; left out, the one with the best F1.
+    called : str
+        What messages call the images, such as ``patients``.
     """
 
     hidden: int = 8
@@ -58,6 +62,8 @@ class FitSettings:
     steps: int = 100
     resamples: int = 1000
     seed: int = 0
+    threshold: float | None = None
+    called: str = "images"
 
 
 @dataclass(frozen=True)
@@ -132,14 +138,16 @@ def fit_verifier(
     -------
     verifier : Verifier
         Its threshold is the one that gives the best F1 on held-back folds; 0, which keeps every instance, where the
-        estimated gain is not above 0.
+        estimated gain is not above 0. A threshold of the settings stands in any case.
     gain : Gain
-        Estimated with all of the procedure inside the folds, the choice of the threshold as well.
+        Estimated with all of the procedure inside the folds, the choice of the threshold as well; of the settings'
+        threshold where they give one.
 
     Raises
     ------
     SlideloomError
-        ``verifier_examples``: fewer than ``least`` instances of a kind, or all of a kind in fewer than three images.
+        ``verifier_examples``: fewer than ``least`` instances of a kind, all of a kind in fewer than three images, or
+        none of a kind outside of one fold.
     ValueError
         Shapes do not fit, or an image has no number of true nuclei.
 
@@ -173,7 +181,7 @@ def fit_verifier(
         *model.weights.arrays,
         scale=model.scale,
         shift=model.shift,
-        threshold=model.threshold if gain.f1_gain > 0 else 0.0,
+        threshold=model.threshold if gain.f1_gain > 0 or settings.threshold is not None else 0.0,
         about={"settings": asdict(settings), "gain": gain.as_dict()},
         projection=projection,
     )
@@ -236,15 +244,16 @@ def _check_examples(data: _Data, settings: FitSettings) -> None:
     for name, chosen in (("match a true nucleus", data.matched), ("match none", ~data.matched)):
         count, images = int(chosen.sum()), len(np.unique(data.image[chosen]))
         if count < settings.least or images < 3:
-            raise _few(count, images, name, settings)
+            what = f"{count} instances in {images} {settings.called} {name}"
+            raise _few(what, f"at least {settings.least}, in three {settings.called} or more", settings)
 
 
-def _few(count: int, images: int, name: str, settings: FitSettings) -> SlideloomError:
+def _few(what: str, expected: str, settings: FitSettings) -> SlideloomError:
     return SlideloomError(
-        f"{count} instances in {images} images {name}",
+        what,
         where="verifier",
-        expected=f"at least {settings.least}, in three images or more",
-        hint="Give it more annotated images that the decoder was not trained on, or leave the verifier out",
+        expected=expected,
+        hint=f"Give it more annotated {settings.called} that the decoder was not trained on, or leave the verifier out",
         code="verifier_examples",
     )
 
@@ -270,13 +279,17 @@ def _procedure(data: _Data, settings: FitSettings) -> _Model:
         outside = fold[data.image] == part
         logits[outside] = _fitted(data.of(fold != part), settings).logits(data.values[outside])
     scale, shift = _calibrated(logits, data.matched)
-    threshold = _best_threshold(expit(scale * logits + shift), data)
+    threshold = settings.threshold
+    if threshold is None:
+        threshold = _best_threshold(expit(scale * logits + shift), data)
     return replace(_fitted(data, settings), scale=scale, shift=shift, threshold=threshold)
 
 
 def _fitted(data: _Data, settings: FitSettings) -> _Model:
-    if len(np.unique(data.matched)) < 2:  # the few of a kind lie in images of one fold
-        raise _few(0, 0, "match none" if data.matched.any() else "match a true nucleus", settings)
+    if len(np.unique(data.matched)) < 2:
+        name = "match none" if data.matched.any() else "match a true nucleus"
+        what = f"once the {settings.called} of one part are held back, no instances are left that {name}"
+        raise _few(what, f"true and false instances in most {settings.called}", settings)
     known = np.isfinite(data.values)
     count = np.maximum(known.sum(0), 1)
     mean = np.where(known, data.values, 0).sum(0) / count

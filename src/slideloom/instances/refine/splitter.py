@@ -21,13 +21,16 @@ from slideloom.instances.refine.clusters import best_parts, pointed_at
 from slideloom.instances.refine.features import Features
 from slideloom.instances.refine.found import Found, Piece, Refined, replace_instances
 from slideloom.instances.refine.tokens import TokenPlane
-from slideloom.instances.windows import Box
+from slideloom.instances.windows import Box, LabelTable
+from slideloom.slides.binary_labels import LARGEST_NUCLEUS_UM2
 
 __all__ = ["SplitSettings", "split_instances", "suspects"]
 
 #: Distance over which HV's slope is taken.
 _LAG_UM = 1.0
 _SQUARE_PX = 1024
+#: Across a nucleus beyond which none is taken for one.
+_LONGEST_UM = LARGEST_NUCLEUS_UM2**0.5
 
 
 @dataclass(frozen=True)
@@ -64,8 +67,11 @@ class SplitSettings:
     token_um: float = 4.0
 
 
-def suspects(features: Features, settings: SplitSettings) -> NDArray[np.int64]:
+def suspects(features: Features, settings: SplitSettings, table: LabelTable, mpp_um: float) -> NDArray[np.int64]:
     """Instances that may be several nuclei.
+
+    None is longer than ``most`` of the largest nuclei in a row: no such parts would be nuclei, and memory stays bounded
+    where a decoder's foreground runs over a whole slide.
 
     Parameters
     ----------
@@ -73,6 +79,10 @@ def suspects(features: Features, settings: SplitSettings) -> NDArray[np.int64]:
         Of n instances; with ``hv_fit`` where there are HV maps.
     settings : SplitSettings
         Thresholds.
+    table : LabelTable
+        Where the instances lie.
+    mpp_um : float
+        Pixel size, µm.
 
     Returns
     -------
@@ -82,7 +92,9 @@ def suspects(features: Features, settings: SplitSettings) -> NDArray[np.int64]:
     odd = features["solidity"] <= settings.max_solidity
     if "hv_fit" in features.names:
         odd |= features["hv_fit"] <= settings.max_hv_fit
-    return np.flatnonzero(odd & (features["area_um2"] >= 2 * settings.min_part_um2)) + 1
+    odd &= features["area_um2"] >= 2 * settings.min_part_um2
+    sides = table.box[1:, 2:] - table.box[1:, :2]
+    return np.flatnonzero(odd & (sides.max(axis=1) * mpp_um <= settings.most * _LONGEST_UM)) + 1
 
 
 def split_instances(

@@ -90,7 +90,7 @@ def refine_instances(
     counts = {"found": found.n, "suspects": 0, "split": 0}
     if split is not None:
         shapes = {name: maps[name] for name in ("hv",) if name in maps}
-        ids = suspects(instance_features(found, shapes, **options), split)
+        ids = suspects(instance_features(found, shapes, **options), split, found.table, mpp_um)
         divided = split_instances(found, maps, ids, split, mpp_um=mpp_um, tokens=tokens, workers=workers)
         counts |= {"suspects": len(ids), "split": len(divided.pieces)}
         found = divided
